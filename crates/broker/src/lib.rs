@@ -1,1 +1,98 @@
-//! 
+//! The message broker, behind one trait.
+//!
+//! A [`Session`] is one migration's connections to one broker. Closing it never touches another
+//! migration's. It is opened by a [`Connector`] and holds the fence: an exclusive queue on the
+//! topology connection (see `docs/handoff.md`, "Names").
+
+use async_trait::async_trait;
+use shadow_protocol::broker::{
+    Barrier, Binding, Consumer, Counts, Emptiness, Order, Survey, Topology,
+};
+
+mod error;
+
+pub use error::Error;
+
+/// Where a broker is and how to log in. Its `Debug` never shows the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Target {
+    /// `amqp://` or `amqps://` URL, vhost and credentials included.
+    pub url: String,
+    /// Base URL of the management API; absent: the broker's host, port 15672, same credentials.
+    pub management_url: Option<String>,
+}
+
+/// Opens sessions.
+#[async_trait]
+pub trait Connector: Send + Sync + 'static {
+    /// Connects to `target` on behalf of the migration `name` (shown as the connections' name).
+    async fn open(&self, target: &Target, name: &str) -> Result<Box<dyn Session>, Error>;
+}
+
+/// One migration's connections to a broker.
+///
+/// Every call has a deadline of its own and fails with the operation and the object named.
+#[async_trait]
+pub trait Session: Send + Sync {
+    /// Whether the topology connection, and with it the lock, is still ours.
+    fn alive(&self) -> bool;
+
+    /// Declares the exclusive lock queue `lock`. Held already by this session: fine. Held by a
+    /// connection whose client name is this migration's (an operator that died or was deposed):
+    /// closes that connection through the management API and tries again.
+    /// Held by anyone else: [`Error::Locked`].
+    async fn lock(&self, lock: &str) -> Result<(), Error>;
+
+    /// All there is to know of the queue `primary` before anything is touched, and of the control
+    /// queue `control`.
+    async fn survey(&self, primary: &str, control: &str) -> Result<Survey, Error>;
+
+    /// The bindings of `queue` now, the default exchange's left out, sorted.
+    async fn bindings(&self, queue: &str) -> Result<Vec<Binding>, Error>;
+
+    /// The queues and exchanges to which the exchange `source` is bound: `(name, is_queue)`.
+    async fn fed_by(&self, source: &str) -> Result<Vec<(String, bool)>, Error>;
+
+    /// The consumers of `queue` by the management API (may lag behind by seconds).
+    async fn consumers(&self, queue: &str) -> Result<Vec<Consumer>, Error>;
+
+    /// Names of the client connections whose peer address is `ip`, management API.
+    async fn connections_from(&self, ip: &str) -> Result<Vec<String>, Error>;
+
+    /// Ready messages and consumers at this instant; `None` when the queue does not exist.
+    async fn counts(&self, queue: &str) -> Result<Option<Counts>, Error>;
+
+    /// Changes the topology; returns when the broker has done it.
+    async fn apply(&self, change: &Topology) -> Result<(), Error>;
+
+    /// Publishes an order, persistent, mandatory and confirmed, on a connection of its own.
+    async fn order(&self, order: &Order) -> Result<(), Error>;
+
+    /// Takes one sample of the slow proof (see `docs/handoff.md`) that `queue` holds neither ready
+    /// nor unacknowledged messages, and says how far the proof has come. The first call begins it;
+    /// any sign of life in the queue begins it again.
+    async fn emptiness(&self, queue: &str) -> Result<Emptiness, Error>;
+
+    /// Raises the barrier on side queue `queue` unless it stands, waits at most `patience` for its
+    /// proof and says where it stands.
+    async fn raise_barrier(
+        &self,
+        queue: &str,
+        patience: std::time::Duration,
+    ) -> Result<Barrier, Error>;
+
+    /// Where the barrier on `queue` stands, without waiting.
+    fn barrier(&self, queue: &str) -> Barrier;
+
+    /// Lowers the barrier: whatever arrived goes back in its place, the application goes on.
+    async fn lower_barrier(&self, queue: &str) -> Result<(), Error>;
+
+    /// Closes the connections; the lock goes with them.
+    async fn close(&self);
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Target(credentials hidden)")
+    }
+}

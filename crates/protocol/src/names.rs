@@ -1,0 +1,80 @@
+//! The broker objects of a migration, by name.
+//!
+//! Every name is derived from the primary queue and the migration's UID, so that a crashed operator
+//! finds its things again and two migrations never meet. Side queues keep the prefix `Q.`, because
+//! permissions match on it.
+
+use serde::{Deserialize, Serialize};
+
+/// How many hexadecimal digits of the UID go into names: enough to be unique on one queue.
+const ID_DIGITS: usize = 10;
+
+/// Queue of the specification through which an application takes its orders.
+pub fn control_queue(pod: &str) -> String {
+    format!("ms2m.control.{pod}")
+}
+
+/// Exclusive queue that makes a migration the only one of queue `primary`.
+pub fn lock_queue(primary: &str) -> String {
+    format!("ms2m.lock.{primary}")
+}
+
+/// The names of one migration's broker objects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Names {
+    /// `Q`, the application's own queue.
+    pub primary: String,
+    /// Exclusive queue held on the topology connection.
+    pub lock: String,
+    /// Fanout exchange through which all of `Q`'s feed passes; its alternate is `hold`.
+    pub gate: String,
+    /// Fanout exchange that gets what the gate can't route.
+    pub hold: String,
+    /// Fanout exchange bound to `Q` and `s2`.
+    pub both: String,
+    /// First side queue: the source's from cut A to the checkpoint.
+    pub s1: String,
+    /// Second side queue: the source's after the checkpoint.
+    pub s2: String,
+}
+
+impl Names {
+    /// Names for the migration with this `uid` of the queue `primary`.
+    pub fn new(primary: &str, uid: &str) -> Self {
+        let id: String =
+            uid.chars().filter(char::is_ascii_alphanumeric).take(ID_DIGITS).collect();
+        Self {
+            primary: primary.to_owned(),
+            lock: lock_queue(primary),
+            gate: format!("ms2m.{id}.gate"),
+            hold: format!("ms2m.{id}.hold"),
+            both: format!("ms2m.{id}.both"),
+            s1: format!("{primary}.ms2m-source.{id}.1"),
+            s2: format!("{primary}.ms2m-source.{id}.2"),
+        }
+    }
+
+    /// The exchanges a migration makes.
+    pub fn exchanges(&self) -> [&str; 3] {
+        [&self.gate, &self.both, &self.hold]
+    }
+
+    /// The side queues a migration makes.
+    pub fn side_queues(&self) -> [&str; 2] {
+        [&self.s1, &self.s2]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_carry_the_prefix_and_the_id() {
+        let names = Names::new("app.events", "0f9d3c1e-aaaa-bbbb-cccc-000000000000");
+        assert_eq!(names.gate, "ms2m.0f9d3c1eaa.gate");
+        assert_eq!(names.s2, "app.events.ms2m-source.0f9d3c1eaa.2");
+        assert_eq!(names.lock, "ms2m.lock.app.events");
+    }
+}
