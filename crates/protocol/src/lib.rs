@@ -1,9 +1,30 @@
 //! The pure core of SHADOW: what a migration is and what to do next.
 //!
-//! Nothing here knows of a clock, a network or a cluster. See [`names`], [`control`] and [`broker`]
-//! for the vocabulary.
+//! ```text
+//! Pending → Checkpointing → Transferring → Restoring → Replaying → Finalizing → Completed
+//!              └──────────────┴──────────────┴────────────┴────────────┤ source proved gone:
+//!                                     Unwinding → Failed               │ the commit point
+//! ```
+//!
+//! [`decide::decide`] takes what is stored ([`phase::State`]) and what is seen
+//! ([`observation::Observation`]) and says what to store next and what to do then
+//! ([`effect::Effect`]). Nothing here knows of a clock, a network or a cluster.
 #![deny(missing_docs)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod broker;
 pub mod control;
+pub mod decide;
+pub mod effect;
+mod handoff;
 pub mod names;
+pub mod observation;
+pub mod pending;
+pub mod phase;
+pub mod spec;
+mod switch;
+pub mod time;
+mod unwind;
+
+#[cfg(test)]
+mod tests;

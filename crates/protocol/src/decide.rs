@@ -1,0 +1,236 @@
+//! What to do next, given what is stored and what is seen. Pure: the same arguments give the same
+//! answer, so a restart between any two lines of the operator is harmless.
+
+use crate::effect::Effect;
+use crate::observation::{Interest, Observation, Pod};
+use crate::phase::{CutStep, Failure, Phase, Plan, Reached, State, SwitchStep, Undo};
+use crate::spec::{Settings, Spec};
+use crate::time::Time;
+use crate::{handoff, pending, switch, unwind};
+
+/// What the present step comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Its promise is not true yet; look again after so many milliseconds, or when something
+    /// watched changes. The text says what is waited for.
+    Wait(u64, String),
+    /// Its promise is true: go on.
+    Go(Box<Phase>),
+    /// It can't become true.
+    Fail(Failure),
+}
+
+impl Next {
+    /// Going to `phase`.
+    pub(crate) fn go(phase: Phase) -> Self {
+        Next::Go(Box::new(phase))
+    }
+}
+
+/// The answer of [`decide`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The state to store before anything else is done.
+    pub state: State,
+    /// What to do then, in order. Empty when it has been done.
+    pub effects: Vec<Effect>,
+    /// Look again after so many milliseconds; absent: never.
+    pub wake: Option<u64>,
+    /// What is waited for.
+    pub waiting: String,
+}
+
+/// The effects of a state: what has to be done, in order, for its promise to become true.
+pub fn effects(spec: &Spec, phase: &Phase) -> Vec<Effect> {
+    match phase {
+        Phase::Pending => pending::effects(spec),
+        Phase::Checkpointing { plan, step } => handoff::effects(plan, step),
+        Phase::Transferring { .. } => vec![Effect::CreateJob],
+        Phase::Restoring { plan, .. } => switch::restore_effects(plan),
+        Phase::Replaying { .. } => vec![Effect::DeleteJob],
+        Phase::Finalizing { plan, step, .. } => switch::effects(plan, *step),
+        Phase::Unwinding { plan, reached, step, .. } => unwind::effects(plan, *reached, step),
+        Phase::Completed { .. } | Phase::Failed { .. } => vec![Effect::CloseBroker],
+    }
+}
+
+/// What a state needs to know of the world.
+pub fn interest(phase: &Phase) -> Interest {
+    match phase {
+        Phase::Pending => Interest { preflight: true, primary: true, ..Interest::default() },
+        Phase::Checkpointing { step, .. } => handoff::interest(step),
+        Phase::Transferring { .. } => Interest { job: true, s1: true, ..Interest::default() },
+        Phase::Restoring { .. } | Phase::Replaying { .. } => {
+            Interest { primary: true, s1: true, s2: true, ..Interest::default() }
+        }
+        Phase::Finalizing { step, .. } => switch::interest(*step),
+        Phase::Unwinding { step, .. } => unwind::interest(step),
+        Phase::Completed { .. } | Phase::Failed { .. } => Interest::default(),
+    }
+}
+
+/// Decides what to store and what to do.
+pub fn decide(
+    spec: &Spec,
+    settings: &Settings,
+    state: &State,
+    seen: &Observation,
+    now: Time,
+) -> Decision {
+    let todo = effects(spec, &state.phase);
+    let next = match preempted(spec, state, seen) {
+        Some(failure) => Next::Fail(failure),
+        None if todo.is_empty() || seen.acted || state.phase == Phase::Pending => {
+            step(spec, settings, state, seen, now)
+        }
+        None => Next::Wait(0, format!("{} is being acted on", state.phase.name().as_str())),
+    };
+    let next = overdue(settings, state, seen, now, next);
+    match next {
+        Next::Wait(wake, waiting) => {
+            let effects = if seen.acted { Vec::new() } else { todo };
+            let wake = (!state.phase.is_final()).then_some(wake);
+            Decision { state: state.clone(), effects, wake, waiting }
+        }
+        Next::Go(phase) => moved(spec, state.go(*phase, now)),
+        Next::Fail(failure) => moved(spec, state.go(give_up(&state.phase, failure), now)),
+    }
+}
+
+fn moved(spec: &Spec, state: State) -> Decision {
+    let effects = effects(spec, &state.phase);
+    Decision { effects, wake: Some(0), waiting: String::new(), state }
+}
+
+/// Reasons to leave a step whatever it waits for.
+fn preempted(spec: &Spec, state: &State, seen: &Observation) -> Option<Failure> {
+    if !can_be_undone(&state.phase, seen) {
+        return None;
+    }
+    if spec.deleted {
+        return Some(Failure::new("Deleted", "the migration was deleted before it was done"));
+    }
+    if spec.abort {
+        return Some(Failure::new("Aborted", "spec.abort was set"));
+    }
+    if let Some(trouble) = seen.trouble.as_ref().filter(|t| t.permanent) {
+        return Some(Failure { reason: trouble.reason.clone(), message: trouble.message.clone() });
+    }
+    switch::target_lost(&state.phase, seen)
+        .or_else(|| handoff::source_lost(&state.phase, seen))
+        .or_else(|| handoff::void(&state.phase, seen))
+}
+
+/// A wait past its deadline is a failure, unless only forward is left.
+fn overdue(
+    settings: &Settings,
+    state: &State,
+    seen: &Observation,
+    now: Time,
+    next: Next,
+) -> Next {
+    let Next::Wait(_, waiting) = &next else { return next };
+    let Some(limit) = deadline(&state.phase, settings) else { return next };
+    if now.since(state.since) <= limit || !can_be_undone(&state.phase, seen) {
+        return next;
+    }
+    let (reason, why) = match &seen.trouble {
+        Some(trouble) => (trouble.reason.as_str(), trouble.message.as_str()),
+        None => ("DeadlineExceeded", waiting.as_str()),
+    };
+    let phase = state.phase.name().as_str();
+    Next::Fail(Failure::new(reason, format!("{phase} took longer than {} s: {why}", limit / 1000)))
+}
+
+/// Whether the state lies before the commit point and isn't on its way back already.
+fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
+    match phase {
+        Phase::Pending
+        | Phase::Checkpointing { .. }
+        | Phase::Transferring { .. }
+        | Phase::Restoring { .. }
+        | Phase::Replaying { .. } => true,
+        Phase::Finalizing { step: SwitchStep::Open, .. } => true,
+        // Once the source is going, only forward is left.
+        Phase::Finalizing { step: SwitchStep::Replace, plan, .. } => {
+            source(plan, seen).is_some_and(|pod| !pod.terminating)
+        }
+        Phase::Finalizing { step: SwitchStep::Retire | SwitchStep::Remove, .. }
+        | Phase::Completed { .. }
+        | Phase::Unwinding { .. }
+        | Phase::Failed { .. } => false,
+    }
+}
+
+/// The source pod, if the pod of that name is still the same.
+pub(crate) fn source<'a>(plan: &Plan, seen: &'a Observation) -> Option<&'a Pod> {
+    seen.source.as_ref().filter(|pod| pod.uid == plan.source_uid)
+}
+
+fn step(
+    spec: &Spec,
+    settings: &Settings,
+    state: &State,
+    seen: &Observation,
+    now: Time,
+) -> Next {
+    match &state.phase {
+        Phase::Pending => pending::step(spec, seen),
+        Phase::Checkpointing { plan, step } => handoff::step(plan, step, settings, seen, now),
+        Phase::Transferring { plan, taken } => switch::transfer(plan, taken, seen),
+        Phase::Restoring { plan, taken, image } => {
+            switch::restore(plan, taken, image, seen, now)
+        }
+        Phase::Replaying { plan, taken, image, target } => {
+            let facts = switch::Facts { plan, taken, image, target };
+            switch::replay(&facts, settings, seen, now.since(state.since))
+        }
+        Phase::Finalizing { plan, taken, image, target, step } => {
+            let facts = switch::Facts { plan, taken, image, target };
+            switch::finalize(&facts, *step, seen)
+        }
+        Phase::Unwinding { .. } => unwind::step(&state.phase, settings, seen, state.since, now),
+        Phase::Completed { .. } | Phase::Failed { .. } => Next::Wait(0, String::new()),
+    }
+}
+
+fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
+    let limits = &settings.deadlines;
+    match phase {
+        Phase::Pending => Some(limits.preflight),
+        Phase::Checkpointing { step, .. } => Some(match step {
+            CutStep::Install | CutStep::CutB { .. } => limits.broker,
+            CutStep::CutA | CutStep::Drain(_) => limits.drain,
+            CutStep::Divert { .. } | CutStep::Quiesce(_) | CutStep::Continue { .. } => limits.obey,
+            CutStep::Empty { .. } => limits.proof,
+            CutStep::Freeze { .. } => limits.checkpoint,
+        }),
+        Phase::Transferring { .. } => Some(limits.transfer),
+        Phase::Restoring { .. } => Some(limits.restore),
+        Phase::Replaying { plan, .. } => Some(plan.cutoff_ms.saturating_add(limits.switch)),
+        Phase::Finalizing { .. } => Some(limits.switch),
+        Phase::Completed { .. } | Phase::Unwinding { .. } | Phase::Failed { .. } => None,
+    }
+}
+
+/// The phase in which a failed migration goes on.
+fn give_up(phase: &Phase, failure: Failure) -> Phase {
+    let Some(plan) = phase.plan() else {
+        return Phase::Failed { failure, rolled_back: false };
+    };
+    let reached = match phase {
+        Phase::Checkpointing { step: CutStep::Install, .. } => Reached::Installed,
+        Phase::Checkpointing {
+            step: CutStep::CutA | CutStep::Divert { .. } | CutStep::Empty { .. },
+            ..
+        } => Reached::CutA,
+        _ => Reached::CutB,
+    };
+    Phase::Unwinding {
+        plan: plan.clone(),
+        failure,
+        during: phase.name(),
+        reached,
+        step: Undo::Target,
+    }
+}

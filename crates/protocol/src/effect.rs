@@ -1,0 +1,78 @@
+//! What a state wants done. Every effect is idempotent: done twice, it is done once.
+
+use serde::{Deserialize, Serialize};
+
+use crate::broker::{Order, Topology};
+
+/// One command to the world.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Effect {
+    /// Take the migration's lock on the queue.
+    Lock,
+    /// Change the broker's topology.
+    Topology(Topology),
+    /// Tell an application what to do.
+    Order(Order),
+    /// Raise the barrier on a side queue.
+    RaiseBarrier(String),
+    /// Lower the barrier on a side queue.
+    LowerBarrier(String),
+    /// Ask the source's kubelet for a checkpoint.
+    Checkpoint,
+    /// Create the transfer Job.
+    CreateJob,
+    /// Delete the transfer Job and its pod.
+    DeleteJob,
+    /// Create the target pod.
+    CreateTarget,
+    /// Delete the target pod without grace.
+    DeleteTarget,
+    /// Set the target's handoff readiness gate.
+    OpenGate,
+    /// Make the source the ReplicaSet's first choice for deletion.
+    PreferSource,
+    /// Undo [`Effect::PreferSource`].
+    UnpreferSource,
+    /// Give the target the source's labels: Services and the ReplicaSet find it.
+    Adopt,
+    /// Delete the source pod.
+    DeleteSource,
+    /// Make sure that the checkpoint is never restored again (handoff, "Restored at most once").
+    Retire,
+    /// Close the connections to the broker; the lock goes with them.
+    CloseBroker,
+}
+
+impl Effect {
+    /// A short name for logs and fault plans.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Effect::Lock => "lock",
+            Effect::Topology(Topology::DeclareExchange { .. }) => "declare-exchange",
+            Effect::Topology(Topology::DeclareSideQueue { .. }) => "declare-side-queue",
+            Effect::Topology(Topology::DeclareControlQueue { .. }) => "declare-control-queue",
+            Effect::Topology(Topology::BindQueue { .. }) => "bind-queue",
+            Effect::Topology(Topology::UnbindQueue { .. }) => "unbind-queue",
+            Effect::Topology(Topology::BindExchange { .. }) => "bind-exchange",
+            Effect::Topology(Topology::UnbindExchange { .. }) => "unbind-exchange",
+            Effect::Topology(Topology::DeleteExchange { .. }) => "delete-exchange",
+            Effect::Topology(Topology::DeleteQueue { .. }) => "delete-queue",
+            Effect::Topology(Topology::Purge { .. }) => "purge",
+            Effect::Order(_) => "order",
+            Effect::RaiseBarrier(_) => "raise-barrier",
+            Effect::LowerBarrier(_) => "lower-barrier",
+            Effect::Checkpoint => "checkpoint",
+            Effect::CreateJob => "create-job",
+            Effect::DeleteJob => "delete-job",
+            Effect::CreateTarget => "create-target",
+            Effect::DeleteTarget => "delete-target",
+            Effect::OpenGate => "open-gate",
+            Effect::PreferSource => "prefer-source",
+            Effect::UnpreferSource => "unprefer-source",
+            Effect::Adopt => "adopt",
+            Effect::DeleteSource => "delete-source",
+            Effect::Retire => "retire",
+            Effect::CloseBroker => "close-broker",
+        }
+    }
+}

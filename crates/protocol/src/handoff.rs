@@ -1,0 +1,342 @@
+//! Phase Checkpointing: steps 1 to 7 of the handoff in mode `Replay`.
+//!
+//! The two cuts are single operations at the broker, and the checkpoint is taken only of a consumer
+//! that the broker itself has proved to hold nothing (`docs/handoff.md`).
+
+use crate::broker::{Barrier, Binding, Counts, Emptiness, Order, Topology};
+use crate::control::{Control, Role};
+use crate::decide::{Next, source};
+use crate::effect::Effect;
+use crate::observation::{BrokerView, Interest, Observation};
+use crate::phase::{CutStep, Cuts, Failure, Phase, Plan, Taken};
+use crate::spec::Settings;
+use crate::time::Time;
+
+/// Wake-ups in milliseconds: while messages wait for us, and while nobody does.
+const HOT: u64 = 5;
+const COLD: u64 = 50;
+
+pub(crate) fn effects(plan: &Plan, step: &CutStep) -> Vec<Effect> {
+    let names = &plan.names;
+    match step {
+        CutStep::Install => install(plan),
+        CutStep::CutA => vec![unbind_queue(&names.primary, Binding::plain(&names.gate))],
+        CutStep::Divert { .. } => vec![to_source(plan, &names.s1)],
+        CutStep::Empty { .. } => Vec::new(),
+        CutStep::CutB { .. } => vec![bind_exchange(&names.both, Binding::plain(&names.gate))],
+        CutStep::Drain(_) => vec![Effect::LowerBarrier(names.s1.clone())],
+        CutStep::Quiesce(_) => vec![Effect::RaiseBarrier(names.s1.clone())],
+        CutStep::Freeze { .. } => vec![Effect::Checkpoint],
+        // The source is told first: it stands still until then.
+        CutStep::Continue { .. } => {
+            let mut effects = vec![to_source(plan, &names.s2)];
+            effects.extend(hold_to_s2(plan));
+            effects
+        }
+    }
+}
+
+/// Everything is declared and bound before the one unbind that makes the gate `Q`'s only feed.
+/// A message reaches a queue once however many routes lead there, so the overlap is harmless.
+fn install(plan: &Plan) -> Vec<Effect> {
+    let names = &plan.names;
+    let exchange = |name: &str, alternate: Option<&str>| {
+        Effect::Topology(Topology::DeclareExchange {
+            name: name.to_owned(),
+            alternate: alternate.map(str::to_owned),
+        })
+    };
+    let side = |name: &str| Effect::Topology(Topology::DeclareSideQueue { name: name.to_owned() });
+    let mut effects = vec![
+        exchange(&names.hold, None),
+        exchange(&names.gate, Some(&names.hold)),
+        exchange(&names.both, None),
+        side(&names.s1),
+        side(&names.s2),
+        bind_queue(&names.s1, Binding::plain(&names.hold)),
+        bind_queue(&names.s2, Binding::plain(&names.both)),
+        bind_queue(&names.primary, Binding::plain(&names.both)),
+        bind_queue(&names.primary, Binding::plain(&names.gate)),
+    ];
+    effects.extend(plan.bindings.iter().map(|b| bind_exchange(&names.gate, b.clone())));
+    effects.extend(plan.bindings.iter().map(|b| unbind_queue(&names.primary, b.clone())));
+    effects
+}
+
+/// What the gate can't route goes to S2 from now on. Nothing passes through hold meanwhile: the
+/// gate routes to both.
+pub(crate) fn hold_to_s2(plan: &Plan) -> [Effect; 2] {
+    let names = &plan.names;
+    [
+        bind_queue(&names.s2, Binding::plain(&names.hold)),
+        unbind_queue(&names.s1, Binding::plain(&names.hold)),
+    ]
+}
+
+pub(crate) fn bind_queue(queue: &str, binding: Binding) -> Effect {
+    Effect::Topology(Topology::BindQueue { queue: queue.to_owned(), binding })
+}
+
+pub(crate) fn unbind_queue(queue: &str, binding: Binding) -> Effect {
+    Effect::Topology(Topology::UnbindQueue { queue: queue.to_owned(), binding })
+}
+
+pub(crate) fn bind_exchange(destination: &str, binding: Binding) -> Effect {
+    Effect::Topology(Topology::BindExchange { destination: destination.to_owned(), binding })
+}
+
+pub(crate) fn unbind_exchange(destination: &str, binding: Binding) -> Effect {
+    Effect::Topology(Topology::UnbindExchange { destination: destination.to_owned(), binding })
+}
+
+/// `START_REPLAY{queue}` to the source.
+pub(crate) fn to_source(plan: &Plan, queue: &str) -> Effect {
+    Effect::Order(Order {
+        pod: plan.source_pod.clone(),
+        control: Control::StartReplay { queue: queue.to_owned(), role: Role::Source },
+    })
+}
+
+pub(crate) fn interest(step: &CutStep) -> Interest {
+    let none = Interest::default();
+    match step {
+        CutStep::Install | CutStep::CutB { .. } => Interest { bindings: true, ..none },
+        CutStep::CutA => Interest { primary: true, ..none },
+        CutStep::Divert { .. } => Interest { primary: true, s1: true, ..none },
+        CutStep::Empty { .. } => {
+            Interest { primary: true, s1: true, emptiness: true, bindings: true, ..none }
+        }
+        CutStep::Drain(_) => Interest { s1: true, ..none },
+        CutStep::Quiesce(_) | CutStep::Freeze { .. } => Interest { barriers: true, ..none },
+        CutStep::Continue { .. } => Interest { s2: true, barriers: true, ..none },
+    }
+}
+
+pub(crate) fn step(
+    plan: &Plan,
+    step: &CutStep,
+    settings: &Settings,
+    seen: &Observation,
+    now: Time,
+) -> Next {
+    let Some(broker) = &seen.broker else {
+        return Next::Wait(COLD, "the broker to answer".to_owned());
+    };
+    let to = |step: CutStep| Next::go(Phase::Checkpointing { plan: plan.clone(), step });
+    match step {
+        CutStep::Install => installed(plan, broker, to),
+        CutStep::CutA => cut_a(plan, broker, now, to),
+        CutStep::Divert { cut_a } => diverted(plan, *cut_a, broker, to),
+        CutStep::Empty { cut_a } => emptied(plan, *cut_a, settings, broker, now, to),
+        CutStep::CutB { cut_a } => cut_b(plan, *cut_a, broker, now, to),
+        CutStep::Drain(cuts) => drained(plan, *cuts, broker, to),
+        CutStep::Quiesce(cuts) => quiesced(plan, *cuts, broker, now, to),
+        CutStep::Freeze { cuts, quiesced } => frozen(*cuts, *quiesced, broker, seen, to),
+        CutStep::Continue { cuts, quiesced, archive } => {
+            let taken = Taken {
+                cuts: *cuts,
+                archive: archive.clone(),
+                pause_ms: now.since(*quiesced),
+            };
+            continued(plan, taken, broker, seen)
+        }
+    }
+}
+
+fn installed(plan: &Plan, broker: &BrokerView, to: impl Fn(CutStep) -> Next) -> Next {
+    let names = &plan.names;
+    match foreign(plan, broker, &[&names.gate, &names.both]) {
+        Some(failure) => Next::Fail(failure),
+        None => to(CutStep::CutA),
+    }
+}
+
+fn cut_a(plan: &Plan, broker: &BrokerView, now: Time, to: impl Fn(CutStep) -> Next) -> Next {
+    match broker.primary {
+        Some(Counts { ready: 0, .. }) => to(CutStep::Divert { cut_a: now }),
+        Some(Counts { ready, .. }) => Next::Wait(
+            HOT,
+            format!("pod {} to work off {ready} messages in {}", plan.source_pod, plan.names.primary),
+        ),
+        None => Next::Wait(COLD, format!("queue {} to be there", plan.names.primary)),
+    }
+}
+
+fn diverted(
+    plan: &Plan,
+    cut_a: Time,
+    broker: &BrokerView,
+    to: impl Fn(CutStep) -> Next,
+) -> Next {
+    let gone = broker.primary.is_some_and(|counts| counts.consumers == 0);
+    let here = broker.s1.is_some_and(|counts| counts.consumers == 1);
+    if gone && here {
+        return to(CutStep::Empty { cut_a });
+    }
+    let (source, s1) = (&plan.source_pod, &plan.names.s1);
+    Next::Wait(
+        HOT,
+        format!(
+            "pod {source} to obey START_REPLAY and consume {s1} (does it read its control queue?)"
+        ),
+    )
+}
+
+fn emptied(
+    plan: &Plan,
+    cut_a: Time,
+    settings: &Settings,
+    broker: &BrokerView,
+    now: Time,
+    to: impl Fn(CutStep) -> Next,
+) -> Next {
+    let primary = &plan.names.primary;
+    if let Some(failure) = foreign(plan, broker, &[&plan.names.both]) {
+        return Next::Fail(failure);
+    }
+    match broker.primary {
+        Some(Counts { consumers: 0, ready: 0 }) => {}
+        Some(Counts { consumers: 0, ready }) => {
+            return Next::Fail(Failure::new(
+                "ForeignFeed",
+                format!("{ready} messages reached queue {primary} past the migration's gate; \
+                         something publishes to it in another way"),
+            ));
+        }
+        Some(Counts { consumers, .. }) => {
+            return Next::Fail(Failure::new(
+                "ForeignConsumer",
+                format!("{consumers} consumers came back to queue {primary} during the handoff"),
+            ));
+        }
+        None => return Next::Wait(COLD, format!("queue {primary} to be there")),
+    }
+    let settled = now.since(cut_a) >= settings.settle_ms;
+    if settled && broker.emptiness == Some(Emptiness::Proved) {
+        return to(CutStep::CutB { cut_a });
+    }
+    Next::Wait(COLD, format!("the proof that queue {primary} holds nothing unacknowledged"))
+}
+
+fn cut_b(
+    plan: &Plan,
+    a: Time,
+    broker: &BrokerView,
+    now: Time,
+    to: impl Fn(CutStep) -> Next,
+) -> Next {
+    match foreign(plan, broker, &[&plan.names.both]) {
+        Some(failure) => Next::Fail(failure),
+        None => to(CutStep::Drain(Cuts { a, b: now })),
+    }
+}
+
+fn drained(plan: &Plan, cuts: Cuts, broker: &BrokerView, to: impl Fn(CutStep) -> Next) -> Next {
+    match broker.s1 {
+        Some(Counts { ready: 0, .. }) => to(CutStep::Quiesce(cuts)),
+        _ => Next::Wait(HOT, format!("pod {} to work off {}", plan.source_pod, plan.names.s1)),
+    }
+}
+
+fn quiesced(
+    plan: &Plan,
+    cuts: Cuts,
+    broker: &BrokerView,
+    now: Time,
+    to: impl Fn(CutStep) -> Next,
+) -> Next {
+    match broker.barrier_s1 {
+        Some(Barrier::Proved) => to(CutStep::Freeze { cuts, quiesced: now }),
+        Some(Barrier::Late) => to(CutStep::Drain(cuts)),
+        Some(Barrier::Down | Barrier::Raised) | None => Next::Wait(
+            HOT,
+            format!("pod {} to acknowledge what it holds of {}", plan.source_pod, plan.names.s1),
+        ),
+    }
+}
+
+/// A checkpoint counts only if the barrier stood from before it until after it.
+fn frozen(
+    cuts: Cuts,
+    quiesced: Time,
+    broker: &BrokerView,
+    seen: &Observation,
+    to: impl Fn(CutStep) -> Next,
+) -> Next {
+    match (broker.barrier_s1, &seen.archive) {
+        (Some(Barrier::Proved), Some(archive)) => {
+            to(CutStep::Continue { cuts, quiesced, archive: archive.clone() })
+        }
+        (Some(Barrier::Proved), None) => Next::Wait(HOT, "the kubelet's checkpoint".to_owned()),
+        _ => to(CutStep::Drain(cuts)),
+    }
+}
+
+fn continued(plan: &Plan, taken: Taken, broker: &BrokerView, seen: &Observation) -> Next {
+    let alive = source(plan, seen).is_some();
+    let here = broker.s2.is_some_and(|counts| counts.consumers == 1);
+    if broker.barrier_s1 != Some(Barrier::Proved) {
+        // While it was down the source may have taken something that the checkpoint lacks.
+        return Next::Fail(Failure::new(
+            "BarrierLost",
+            format!(
+                "the barrier on {} fell before pod {} had left it, so the checkpoint may lack a \
+                 message; create the migration again",
+                plan.names.s1, plan.source_pod
+            ),
+        ));
+    }
+    if here || !alive {
+        return Next::go(Phase::Transferring { plan: plan.clone(), taken });
+    }
+    Next::Wait(HOT, format!("pod {} to go on with {}", plan.source_pod, plan.names.s2))
+}
+
+/// Bindings of `Q` other than from the exchanges `ours`.
+fn foreign(plan: &Plan, broker: &BrokerView, ours: &[&String]) -> Option<Failure> {
+    let bindings = broker.bindings.as_ref()?;
+    let other = bindings.iter().find(|binding| !ours.contains(&&binding.source))?;
+    Some(Failure::new(
+        "ForeignBinding",
+        format!(
+            "queue {} was bound to exchange {:?} with key {:?} during the handoff; does the \
+             application bind its queue on every connect, or did somebody change the topology?",
+            plan.names.primary, other.source, other.routing_key
+        ),
+    ))
+}
+
+/// Before the checkpoint, the source's death takes its state along, as it would without us.
+pub(crate) fn source_lost(phase: &Phase, seen: &Observation) -> Option<Failure> {
+    let Phase::Checkpointing { plan, step } = phase else { return None };
+    if matches!(step, CutStep::Continue { .. }) {
+        return None;
+    }
+    let pod = &plan.source_pod;
+    let lost = |why: &str| Some(Failure::new("SourceLost", format!("source pod {pod} {why}")));
+    let Some(found) = source(plan, seen) else { return lost("is gone") };
+    if found.terminating {
+        return lost("is being deleted");
+    }
+    match found.statuses.get(&plan.container) {
+        Some(container) if container.id == plan.source_container_id => None,
+        _ => lost("was restarted: the state it had is gone"),
+    }
+}
+
+/// A message that trailed cut B into S1 is in no checkpoint: the checkpoint is void.
+pub(crate) fn void(phase: &Phase, seen: &Observation) -> Option<Failure> {
+    let plan = phase.plan()?;
+    phase.taken()?;
+    let late = seen.broker.as_ref()?.s1?.ready;
+    (late > 0).then(|| {
+        Failure::new(
+            "LateDelivery",
+            format!(
+                "{late} messages reached {} after the cut, so the checkpoint lacks them; \
+                 create the migration again",
+                plan.names.s1
+            ),
+        )
+    })
+}

@@ -1,0 +1,200 @@
+//! What the world looks like now, as far as the present state needs to know.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::broker::{Barrier, Binding, Counts, Emptiness, Survey};
+
+/// Who owns a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Owner {
+    /// Nobody.
+    Bare,
+    /// A ReplicaSet, and the Deployment that owns it.
+    Deployment {
+        /// Name of the ReplicaSet.
+        replica_set: String,
+        /// Name of the Deployment.
+        deployment: String,
+    },
+    /// A StatefulSet.
+    StatefulSet(String),
+    /// Something this version can't move.
+    Other {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A pod as the API server knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// Its UID.
+    pub uid: String,
+    /// Its node, once scheduled.
+    pub node: Option<String>,
+    /// Its address, once it has one.
+    pub ip: Option<String>,
+    /// Phase `Running`.
+    pub running: bool,
+    /// Phase `Failed` or `Succeeded`.
+    pub ended: bool,
+    /// Condition `Ready`.
+    pub ready: bool,
+    /// Condition `ContainersReady`: probes pass, readiness gates left out.
+    pub containers_ready: bool,
+    /// Has a deletion timestamp.
+    pub terminating: bool,
+    /// Its owner.
+    pub owner: Owner,
+    /// Container names, in order.
+    pub containers: Vec<String>,
+    /// The containers that have a status.
+    pub statuses: BTreeMap<String, Container>,
+    /// What makes it impossible to move, a sentence each.
+    pub problems: Vec<String>,
+    /// What keeps it from starting (a container's waiting reason and message).
+    pub waiting: Option<String>,
+    /// It belongs to this migration (by its label).
+    pub ours: bool,
+}
+
+/// A container as the API server knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Container ID; it changes when the container is restarted.
+    pub id: String,
+    /// Running now.
+    pub running: bool,
+    /// How often it was restarted.
+    pub restarts: u32,
+    /// The image as the pod's spec names it.
+    pub image: String,
+}
+
+/// A node as the API server knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Takes new pods.
+    pub schedulable: bool,
+    /// Condition `Ready`.
+    pub ready: bool,
+}
+
+/// What only the preflight looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preflight {
+    /// All nodes.
+    pub nodes: Vec<Node>,
+    /// A pod with the target's name that isn't ours.
+    pub name_taken: bool,
+    /// Whether the registry answers; absent while not asked.
+    pub registry: Option<Result<(), String>>,
+    /// The broker's survey of the queue, taken under its lock; absent while not taken.
+    pub survey: Option<Survey>,
+    /// Replicas of the ReplicaSet that are not ready.
+    pub unready_siblings: u32,
+}
+
+/// The transfer Job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Job {
+    /// At work.
+    Running,
+    /// The image is in the registry, named by its digest.
+    Done {
+        /// Reference of the checkpoint image.
+        image: String,
+        /// Size of the archive in bytes.
+        bytes: u64,
+    },
+    /// Given up.
+    Failed(String),
+}
+
+/// A checkpoint archive on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Archive {
+    /// Absolute path on the node.
+    pub path: String,
+    /// How long the kubelet took, in milliseconds.
+    pub millis: u64,
+}
+
+/// The broker's part. Absent values were not asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BrokerView {
+    /// Counts of `Q`.
+    pub primary: Option<Counts>,
+    /// Counts of S1.
+    pub s1: Option<Counts>,
+    /// Counts of S2.
+    pub s2: Option<Counts>,
+    /// Bindings of `Q`.
+    pub bindings: Option<Vec<Binding>>,
+    /// The slow proof on `Q`.
+    pub emptiness: Option<Emptiness>,
+    /// The barrier on S1.
+    pub barrier_s1: Option<Barrier>,
+    /// The barrier on S2.
+    pub barrier_s2: Option<Barrier>,
+}
+
+/// Something that did not work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// One word, `CamelCase`.
+    pub reason: String,
+    /// The sentence.
+    pub message: String,
+    /// Another try can't help.
+    pub permanent: bool,
+}
+
+/// The world now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Observation {
+    /// This operator has carried out all effects of the present step.
+    pub acted: bool,
+    /// What last went wrong in the present step, if it still stands.
+    pub trouble: Option<Trouble>,
+    /// The source pod; absent when it does not exist.
+    pub source: Option<Pod>,
+    /// The target pod; absent when it does not exist.
+    pub target: Option<Pod>,
+    /// What the preflight looks at.
+    pub preflight: Option<Preflight>,
+    /// The transfer Job.
+    pub job: Option<Job>,
+    /// The kubelet's answer, in the step that asks for it.
+    pub archive: Option<Archive>,
+    /// The broker; absent when it can't be reached.
+    pub broker: Option<BrokerView>,
+}
+
+/// What a state needs to know of the broker, so that nothing else is asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Interest {
+    /// The preflight's facts.
+    pub preflight: bool,
+    /// Counts of `Q`.
+    pub primary: bool,
+    /// Counts of S1.
+    pub s1: bool,
+    /// Counts of S2.
+    pub s2: bool,
+    /// Bindings of `Q`.
+    pub bindings: bool,
+    /// The slow proof on `Q`.
+    pub emptiness: bool,
+    /// Where the barriers stand.
+    pub barriers: bool,
+    /// The transfer Job.
+    pub job: bool,
+}

@@ -1,0 +1,405 @@
+//! Phase Pending: everything that can be refused is refused here, before anything is touched.
+//!
+//! The conditions are those of `docs/handoff.md`; each refusal says what to do instead.
+
+use crate::broker::{Binding, Consumer, Counts, Queue, QueueType, Survey};
+use crate::decide::Next;
+use crate::effect::Effect;
+use crate::names::{Names, control_queue};
+use crate::observation::{Node, Observation, Owner, Pod, Preflight};
+use crate::phase::{CutStep, Failure, Phase, Plan};
+use crate::spec::{IdentitySwap, ReplayMode, Spec, Strategy, Transfer};
+
+const RETRY: u64 = 500;
+
+/// Queue arguments and policy keys under which a message can vanish or move while it waits.
+const PERISHABLE: [&str; 8] = [
+    "message-ttl",
+    "expires",
+    "max-length",
+    "max-length-bytes",
+    "dead-letter-exchange",
+    "delivery-limit",
+    "max-age",
+    "overflow",
+];
+
+pub(crate) fn effects(spec: &Spec) -> Vec<Effect> {
+    if spec.queue.is_some() { vec![Effect::Lock] } else { Vec::new() }
+}
+
+/// The name of the target pod: `<name>-shadow`, and `<name>` again on the next move.
+pub fn target_name(source: &str) -> String {
+    const SUFFIX: &str = "-shadow";
+    const LONGEST: usize = 63;
+    match source.strip_suffix(SUFFIX) {
+        Some(base) if !base.is_empty() => base.to_owned(),
+        _ => {
+            let room = LONGEST - SUFFIX.len();
+            let base: String = source.chars().take(room).collect();
+            format!("{}{SUFFIX}", base.trim_end_matches(['-', '.']))
+        }
+    }
+}
+
+type Checked<T> = Result<T, Refusal>;
+
+enum Refusal {
+    /// Refused for good.
+    No(Failure),
+    /// Not known yet.
+    Unknown(String),
+}
+
+fn no<T>(reason: &str, message: impl Into<String>) -> Checked<T> {
+    Err(Refusal::No(Failure::new(reason, message)))
+}
+
+fn unknown<T>(waiting: impl Into<String>) -> Checked<T> {
+    Err(Refusal::Unknown(waiting.into()))
+}
+
+pub(crate) fn step(spec: &Spec, seen: &Observation) -> Next {
+    match plan(spec, seen) {
+        Ok(plan) => Next::go(Phase::Checkpointing { plan, step: CutStep::Install }),
+        Err(Refusal::No(failure)) => Next::Fail(failure),
+        Err(Refusal::Unknown(waiting)) => Next::Wait(RETRY, waiting),
+    }
+}
+
+fn plan(spec: &Spec, seen: &Observation) -> Checked<Plan> {
+    supported(spec)?;
+    let Some(queue) = &spec.queue else {
+        return no("NotSupported", "a migration without messageQueueConfig is not part of this version");
+    };
+    let Some(preflight) = &seen.preflight else { return unknown("the cluster to answer") };
+    let (pod, container) = source(spec, seen)?;
+    let repository = repository(spec, preflight)?;
+    let target_node = target_node(spec, pod, preflight)?;
+    let target_pod = target_name(&spec.source_pod);
+    if preflight.name_taken {
+        return no(
+            "NameTaken",
+            format!("the target pod's name {target_pod} is taken by another pod; delete it first"),
+        );
+    }
+    let Some(status) = pod.statuses.get(&container) else {
+        return no("ContainerNotRunning", format!("container {container} has no status yet"));
+    };
+    if !seen.acted {
+        return unknown("the lock on the queue");
+    }
+    let Some(survey) = &preflight.survey else { return unknown("the broker's survey") };
+    broker_allows(survey)?;
+    queue_allows(queue, survey)?;
+    bindings_allow(spec, queue, survey)?;
+    let counts = seen.broker.as_ref().and_then(|broker| broker.primary);
+    consumers_allow(spec, queue, pod, survey, counts)?;
+    Ok(Plan {
+        names: Names::new(queue, &spec.uid),
+        source_pod: spec.source_pod.clone(),
+        source_uid: pod.uid.clone(),
+        source_container_id: status.id.clone(),
+        source_node: pod.node.clone().unwrap_or_default(),
+        base_image: status.image.clone(),
+        container,
+        target_pod,
+        target_node,
+        owner: pod.owner.clone(),
+        strategy: Strategy::ShadowPod,
+        repository,
+        bindings: survey.bindings.clone(),
+        mode: ReplayMode::Cutoff,
+        mode_reason: match spec.replay_mode {
+            Some(_) => "asked for".to_owned(),
+            None => "default of this version".to_owned(),
+        },
+        cutoff_ms: spec.cutoff_ms,
+    })
+}
+
+/// What this version does not do yet is refused, not attempted.
+fn supported(spec: &Spec) -> Checked<()> {
+    let not_yet = |what: &str, instead: &str| {
+        no("NotSupported", format!("{what} is not part of this version; {instead}"))
+    };
+    if spec.strategy == Some(Strategy::Sequential) {
+        return not_yet("migrationStrategy Sequential", "use ShadowPod");
+    }
+    if spec.transfer == Transfer::Direct {
+        return not_yet("transferMode Direct", "use Registry");
+    }
+    match spec.replay_mode {
+        Some(ReplayMode::Drain) => return not_yet("replayMode Drain", "use Cutoff"),
+        Some(ReplayMode::Park) => return not_yet("replayMode Park", "use Cutoff"),
+        Some(ReplayMode::Cutoff) | None => {}
+    }
+    if spec.identity_swap != IdentitySwap::None {
+        return not_yet("identitySwapMode other than None", "use None");
+    }
+    if spec.pin {
+        return not_yet("pinToTargetNode", "leave it out or set it to false");
+    }
+    Ok(())
+}
+
+fn source<'a>(spec: &Spec, seen: &'a Observation) -> Checked<(&'a Pod, String)> {
+    let name = &spec.source_pod;
+    let Some(pod) = &seen.source else {
+        return no("SourceNotFound", format!("source pod {name} does not exist in this namespace"));
+    };
+    if pod.terminating {
+        return no("SourceNotRunning", format!("source pod {name} is being deleted"));
+    }
+    if !pod.running || pod.node.is_none() {
+        return no("SourceNotRunning", format!("source pod {name} is not running"));
+    }
+    match &pod.owner {
+        Owner::Bare | Owner::Deployment { .. } => {}
+        Owner::StatefulSet(set) => {
+            return no(
+                "NotSupported",
+                format!("source pod {name} belongs to StatefulSet {set}; this version moves bare \
+                         pods and pods of Deployments"),
+            );
+        }
+        Owner::Other { kind, name: owner } => {
+            return no(
+                "OwnerNotSupported",
+                format!("source pod {name} belongs to {kind} {owner}, which would not accept the \
+                         moved pod; bare pods and pods of Deployments can be moved"),
+            );
+        }
+    }
+    let container = match &spec.container {
+        Some(container) if pod.containers.contains(container) => container.clone(),
+        Some(container) => {
+            return no(
+                "ContainerNotFound",
+                format!("source pod {name} has no container {container}; it has {}",
+                    pod.containers.join(", ")),
+            );
+        }
+        None => pod.containers.first().cloned().unwrap_or_default(),
+    };
+    if !pod.statuses.get(&container).is_some_and(|status| status.running) {
+        return no(
+            "ContainerNotRunning",
+            format!("container {container} of source pod {name} is not running"),
+        );
+    }
+    if let Some(problem) = pod.problems.first() {
+        return no("PodNotMovable", format!("source pod {name} can't be checkpointed: {problem}"));
+    }
+    Ok((pod, container))
+}
+
+fn repository(spec: &Spec, preflight: &Preflight) -> Checked<String> {
+    let Some(repository) = spec.repository.clone().filter(|r| !r.is_empty()) else {
+        return no(
+            "RepositoryMissing",
+            "transferMode Registry needs checkpointImageRepository, as registry.example/checkpoints",
+        );
+    };
+    match &preflight.registry {
+        Some(Ok(())) => Ok(repository),
+        Some(Err(why)) => unknown(format!("the registry of {repository}: {why}")),
+        None => unknown(format!("the registry of {repository} to answer")),
+    }
+}
+
+fn target_node(spec: &Spec, pod: &Pod, preflight: &Preflight) -> Checked<String> {
+    let source = pod.node.as_deref().unwrap_or_default();
+    let usable = |node: &&Node| node.schedulable && node.ready && node.name != source;
+    let Some(wanted) = &spec.target_node else {
+        return match preflight.nodes.iter().find(usable) {
+            Some(node) => Ok(node.name.clone()),
+            None => no("NoTargetNode", format!("no node but {source} is ready and takes pods")),
+        };
+    };
+    if wanted == source {
+        return no(
+            "TargetIsSource",
+            format!("target node {wanted} is the node the source pod runs on; name another"),
+        );
+    }
+    let Some(node) = preflight.nodes.iter().find(|node| node.name == *wanted) else {
+        return no("TargetNodeNotFound", format!("target node {wanted} does not exist"));
+    };
+    if !node.schedulable {
+        return no(
+            "TargetNodeUnschedulable",
+            format!("target node {wanted} takes no new pods; uncordon it or name another"),
+        );
+    }
+    if !node.ready {
+        return no("TargetNodeNotReady", format!("target node {wanted} is not Ready"));
+    }
+    Ok(wanted.clone())
+}
+
+fn broker_allows(survey: &Survey) -> Checked<()> {
+    let major: u32 =
+        survey.version.split('.').next().and_then(|part| part.parse().ok()).unwrap_or(0);
+    if major < 4 {
+        return no(
+            "BrokerTooOld",
+            format!("RabbitMQ {} lacks the consumer hand-over of quorum queues; 4.0 or later is \
+                     needed", survey.version),
+        );
+    }
+    if survey.statistics_disabled {
+        return no(
+            "StatisticsDisabled",
+            "the broker's management API keeps no statistics, without which a queue can't be \
+             proved empty; set management_agent.disable_metrics_collector = false",
+        );
+    }
+    if let Some(alarm) = survey.alarms.first() {
+        return no("BrokerAlarm", format!("the broker blocks publishers: {alarm}; clear it first"));
+    }
+    if let Some(channel) = survey.transactions.first() {
+        return no(
+            "Transactions",
+            format!("{channel} publishes in transactions, whose messages come without bound after \
+                     a cut; use publisher confirms"),
+        );
+    }
+    Ok(())
+}
+
+fn queue_allows(name: &str, survey: &Survey) -> Checked<()> {
+    let Some(queue) = &survey.queue else {
+        return no("QueueNotFound", format!("queue {name} does not exist at the broker"));
+    };
+    let refuse = |why: &str| no("QueueNotSupported", format!("queue {name} {why}"));
+    if queue.exclusive {
+        return refuse("is exclusive: it dies with the source's connection; declare it shared");
+    }
+    if queue.auto_delete {
+        return refuse("is auto-delete: it vanishes when its consumer leaves; declare it durable");
+    }
+    if !queue.durable {
+        return refuse("is not durable: a broker restart would lose it; declare it durable");
+    }
+    if let QueueType::Other(kind) = &queue.kind {
+        return refuse(&format!("is a {kind}; classic and quorum queues can be moved"));
+    }
+    if let Some(key) = perishable(queue) {
+        return refuse(&format!(
+            "has {key} set by argument or policy, under which a message can vanish while it waits"
+        ));
+    }
+    if queue.arguments.get("x-single-active-consumer").is_some_and(|v| v == true) {
+        return refuse("has a single active consumer, so a standby could step in unseen");
+    }
+    Ok(())
+}
+
+fn perishable(queue: &Queue) -> Option<&'static str> {
+    PERISHABLE.into_iter().find(|key| {
+        queue.policy.contains_key(*key) || queue.arguments.contains_key(&format!("x-{key}"))
+    })
+}
+
+fn bindings_allow(spec: &Spec, queue: &str, survey: &Survey) -> Checked<()> {
+    if survey.bindings.is_empty() {
+        return no(
+            "NoBinding",
+            format!("queue {queue} is bound to no exchange; messages published to it through the \
+                     default exchange can't be diverted by this version"),
+        );
+    }
+    let named = |binding: &Binding| binding.source == spec.exchange;
+    if !spec.exchange.is_empty() && !survey.bindings.iter().any(named) {
+        return no(
+            "ExchangeNotBound",
+            format!("queue {queue} is not bound to exchange {}; it is bound to {}",
+                spec.exchange, sources(&survey.bindings)),
+        );
+    }
+    for (name, exchange) in &survey.exchanges {
+        if !matches!(exchange.kind.as_str(), "direct" | "fanout" | "topic" | "headers") {
+            return no(
+                "ExchangeNotSupported",
+                format!("exchange {name} is of type {}, where one more binding changes who gets \
+                         what", exchange.kind),
+            );
+        }
+    }
+    if let Some(ours) = survey.bindings.iter().find(|b| b.source.starts_with("ms2m.")) {
+        return no(
+            "LeftoverTopology",
+            format!("queue {queue} is still bound to {}, left by another migration", ours.source),
+        );
+    }
+    Ok(())
+}
+
+fn sources(bindings: &[Binding]) -> String {
+    let mut names: Vec<&str> = bindings.iter().map(|b| b.source.as_str()).collect();
+    names.dedup();
+    names.join(", ")
+}
+
+fn consumers_allow(
+    spec: &Spec,
+    queue: &str,
+    pod: &Pod,
+    survey: &Survey,
+    counts: Option<Counts>,
+) -> Checked<()> {
+    let name = &spec.source_pod;
+    let Some(counts) = counts else { return unknown("the broker's counters") };
+    if counts.consumers == 0 {
+        return no(
+            "NoConsumer",
+            format!("queue {queue} has no consumer; is {queue} the queue that pod {name} consumes?"),
+        );
+    }
+    if counts.consumers > 1 {
+        return no(
+            "SecondConsumer",
+            format!("queue {queue} has {} consumers; in mode Replay pod {name} must be the only \
+                     one", counts.consumers),
+        );
+    }
+    // The management API's list lags behind the queue's own count.
+    let [consumer] = survey.consumers.as_slice() else {
+        return unknown(format!("the broker's statistics to show the consumer of queue {queue}"));
+    };
+    consumer_allows(queue, name, pod, consumer)?;
+    if !survey.control_queue {
+        return no(
+            "NoControlQueue",
+            format!("queue {} does not exist: pod {name} does not listen to the specification's \
+                     control messages", control_queue(name)),
+        );
+    }
+    Ok(())
+}
+
+fn consumer_allows(queue: &str, name: &str, pod: &Pod, consumer: &Consumer) -> Checked<()> {
+    if !consumer.ack_required {
+        return no(
+            "AutoAck",
+            format!("pod {name} consumes queue {queue} without acknowledgements, so nobody knows \
+                     what it has applied; consume with manual acknowledgements"),
+        );
+    }
+    if consumer.exclusive {
+        return no(
+            "ExclusiveConsumer",
+            format!("pod {name} consumes queue {queue} exclusively; the copy could not join"),
+        );
+    }
+    let peer = consumer.peer.trim_start_matches("::ffff:");
+    match pod.ip.as_deref() {
+        Some(ip) if ip == peer => Ok(()),
+        Some(ip) => no(
+            "ForeignConsumer",
+            format!("queue {queue} is consumed from {peer}, not from pod {name} at {ip}"),
+        ),
+        None => unknown(format!("pod {name} to have an address")),
+    }
+}

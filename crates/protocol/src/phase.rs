@@ -1,0 +1,425 @@
+//! The phases of the specification. Each variant carries exactly the facts that hold in it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::broker::Binding;
+use crate::names::Names;
+use crate::observation::{Archive, Owner};
+use crate::spec::{ReplayMode, Strategy};
+use crate::time::Time;
+
+/// Version of [`State`] as stored. An operator that finds a newer one leaves the object alone.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The phases as the specification names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PhaseName {
+    /// Validation and preflight.
+    Pending,
+    /// Handoff up to the checkpoint.
+    Checkpointing,
+    /// The checkpoint travels.
+    Transferring,
+    /// The target comes up.
+    Restoring,
+    /// The target catches up.
+    Replaying,
+    /// The target takes over.
+    Finalizing,
+    /// Done.
+    Completed,
+    /// Undone, or refused.
+    Failed,
+}
+
+impl PhaseName {
+    /// The name as users see it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PhaseName::Pending => "Pending",
+            PhaseName::Checkpointing => "Checkpointing",
+            PhaseName::Transferring => "Transferring",
+            PhaseName::Restoring => "Restoring",
+            PhaseName::Replaying => "Replaying",
+            PhaseName::Finalizing => "Finalizing",
+            PhaseName::Completed => "Completed",
+            PhaseName::Failed => "Failed",
+        }
+    }
+}
+
+/// Why a migration did not complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// One word, `CamelCase`.
+    pub reason: String,
+    /// What was attempted, on which object, why it failed, what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with this reason and sentence.
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// All that was found out before anything was touched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// Names of the broker objects.
+    pub names: Names,
+    /// The pod to move.
+    pub source_pod: String,
+    /// Its UID: another pod of that name is not the source.
+    pub source_uid: String,
+    /// Its container's ID: a restarted container is not the source either.
+    pub source_container_id: String,
+    /// Its node.
+    pub source_node: String,
+    /// The container to checkpoint.
+    pub container: String,
+    /// That container's own image.
+    pub base_image: String,
+    /// The pod to be.
+    pub target_pod: String,
+    /// Its node.
+    pub target_node: String,
+    /// The source's owner.
+    pub owner: Owner,
+    /// Explicit or by owner.
+    pub strategy: Strategy,
+    /// Repository of the checkpoint image.
+    pub repository: String,
+    /// The bindings of `Q` before anything changed.
+    pub bindings: Vec<Binding>,
+    /// When the target may take over.
+    pub mode: ReplayMode,
+    /// Why this mode.
+    pub mode_reason: String,
+    /// Longest catch-up in milliseconds.
+    pub cutoff_ms: u64,
+}
+
+/// The instants of the two cuts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cuts {
+    /// Everything new goes to S1.
+    pub a: Time,
+    /// Everything new goes to `Q` and S2.
+    pub b: Time,
+}
+
+/// The steps of phase Checkpointing (handoff, steps 1 to 7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CutStep {
+    /// 1: the migration's exchanges and queues; `Q` is fed through the gate.
+    Install,
+    /// 2: unbind `Q` from the gate; the source works off `Q`.
+    CutA,
+    /// 2: the source goes on with S1.
+    Divert {
+        /// When cut A was done.
+        cut_a: Time,
+    },
+    /// 3: prove `Q` empty.
+    Empty {
+        /// When cut A was done.
+        cut_a: Time,
+    },
+    /// 4: one operation moves the feed from S1 to `Q` and S2.
+    CutB {
+        /// When cut A was done.
+        cut_a: Time,
+    },
+    /// 5: the source works off S1.
+    Drain(Cuts),
+    /// 5: the barrier on S1.
+    Quiesce(Cuts),
+    /// 6: the checkpoint.
+    Freeze {
+        /// The cuts.
+        cuts: Cuts,
+        /// When the barrier was proved.
+        quiesced: Time,
+    },
+    /// 7: the source goes on with S2.
+    Continue {
+        /// The cuts.
+        cuts: Cuts,
+        /// When the barrier was proved.
+        quiesced: Time,
+        /// The checkpoint.
+        archive: Archive,
+    },
+}
+
+/// What is true once the source goes on with S2.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Taken {
+    /// The cuts.
+    pub cuts: Cuts,
+    /// The checkpoint.
+    pub archive: Archive,
+    /// How long the source stood still, in milliseconds.
+    pub pause_ms: u64,
+}
+
+/// The checkpoint as an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Reference by digest.
+    pub reference: String,
+    /// Size of the archive in bytes.
+    pub bytes: u64,
+}
+
+/// One run of the target's container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Incarnation {
+    /// The pod's UID.
+    pub uid: String,
+    /// The container's ID.
+    pub container_id: String,
+    /// Messages per second that have piled up in `Q` since cut B: a lower bound of its feed.
+    pub feed_per_second: u64,
+}
+
+/// The steps of phase Finalizing (handoff, steps 10 and 11).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SwitchStep {
+    /// `END_REPLAY`; the readiness gate opens.
+    Open,
+    /// Services and the owner get the target, the source is deleted. **Its end, the source
+    /// proved gone, is the commit point**: everything before can be undone, nothing after.
+    Replace,
+    /// The checkpoint is never restored again.
+    Retire,
+    /// What the migration made is removed.
+    Remove,
+}
+
+/// How far the handoff had come when it was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reached {
+    /// Before cut A: `Q` is fed and consumed as ever.
+    Installed,
+    /// After cut A, before cut B: the rest is in S1.
+    CutA,
+    /// After cut B: S2 has all that `Q` has, and the source applies it.
+    CutB,
+}
+
+/// The steps of the way back (handoff, "Roll back").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Undo {
+    /// Delete the target and prove it gone.
+    Target,
+    /// Before cut B: the source works off `Q`.
+    WorkOff,
+    /// Before cut B: the source goes on with S1.
+    Divert,
+    /// After cut B: the source works off S1.
+    Regather,
+    /// After cut B: the source goes on with S2.
+    Continue,
+    /// After cut B: the feed leaves `Q`; deliveries that trail are waited for.
+    Unfeed,
+    /// After cut B: `Q` is emptied; S2 has all of it.
+    Purge,
+    /// `Q` is fed again; the source works off its side queue.
+    Refeed,
+    /// The barrier on the side queue.
+    Quiesce,
+    /// The source goes back to `Q`.
+    Return,
+    /// What the migration made is removed.
+    Remove,
+}
+
+/// Where a migration is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Preflight; nothing is touched.
+    Pending,
+    /// Steps 1 to 7.
+    Checkpointing {
+        /// What was found out.
+        plan: Plan,
+        /// The step.
+        step: CutStep,
+    },
+    /// The checkpoint becomes an image in the registry.
+    Transferring {
+        /// What was found out.
+        plan: Plan,
+        /// The checkpoint.
+        taken: Taken,
+    },
+    /// The target pod comes up.
+    Restoring {
+        /// What was found out.
+        plan: Plan,
+        /// The checkpoint.
+        taken: Taken,
+        /// Its image.
+        image: Image,
+    },
+    /// The target catches up.
+    Replaying {
+        /// What was found out.
+        plan: Plan,
+        /// The checkpoint.
+        taken: Taken,
+        /// Its image.
+        image: Image,
+        /// The target.
+        target: Incarnation,
+    },
+    /// The target takes over.
+    Finalizing {
+        /// What was found out.
+        plan: Plan,
+        /// The checkpoint.
+        taken: Taken,
+        /// Its image.
+        image: Image,
+        /// The target.
+        target: Incarnation,
+        /// The step.
+        step: SwitchStep,
+    },
+    /// The target has taken over and nothing is left.
+    Completed {
+        /// What was found out.
+        plan: Plan,
+        /// The checkpoint.
+        taken: Taken,
+        /// Its image.
+        image: Image,
+    },
+    /// On the way back.
+    Unwinding {
+        /// What was found out.
+        plan: Plan,
+        /// Why.
+        failure: Failure,
+        /// The phase it happened in.
+        during: PhaseName,
+        /// How far the handoff had come.
+        reached: Reached,
+        /// The step.
+        step: Undo,
+    },
+    /// Refused or rolled back.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// Whether something had been touched and was undone.
+        rolled_back: bool,
+    },
+}
+
+impl Phase {
+    /// The phase as users see it. A migration on its way back stays in the phase it failed in.
+    pub fn name(&self) -> PhaseName {
+        match self {
+            Phase::Pending => PhaseName::Pending,
+            Phase::Checkpointing { .. } => PhaseName::Checkpointing,
+            Phase::Transferring { .. } => PhaseName::Transferring,
+            Phase::Restoring { .. } => PhaseName::Restoring,
+            Phase::Replaying { .. } => PhaseName::Replaying,
+            Phase::Finalizing { .. } => PhaseName::Finalizing,
+            Phase::Completed { .. } => PhaseName::Completed,
+            Phase::Unwinding { during, .. } => *during,
+            Phase::Failed { .. } => PhaseName::Failed,
+        }
+    }
+
+    /// What was found out, once it was.
+    pub fn plan(&self) -> Option<&Plan> {
+        match self {
+            Phase::Pending | Phase::Failed { .. } => None,
+            Phase::Checkpointing { plan, .. }
+            | Phase::Transferring { plan, .. }
+            | Phase::Restoring { plan, .. }
+            | Phase::Replaying { plan, .. }
+            | Phase::Finalizing { plan, .. }
+            | Phase::Completed { plan, .. }
+            | Phase::Unwinding { plan, .. } => Some(plan),
+        }
+    }
+
+    /// The checkpoint, while the way is forward.
+    pub fn taken(&self) -> Option<&Taken> {
+        match self {
+            Phase::Transferring { taken, .. }
+            | Phase::Restoring { taken, .. }
+            | Phase::Replaying { taken, .. }
+            | Phase::Finalizing { taken, .. }
+            | Phase::Completed { taken, .. } => Some(taken),
+            Phase::Pending
+            | Phase::Checkpointing { .. }
+            | Phase::Unwinding { .. }
+            | Phase::Failed { .. } => None,
+        }
+    }
+
+    /// The checkpoint's image, while the way is forward.
+    pub fn image(&self) -> Option<&Image> {
+        match self {
+            Phase::Restoring { image, .. }
+            | Phase::Replaying { image, .. }
+            | Phase::Finalizing { image, .. }
+            | Phase::Completed { image, .. } => Some(image),
+            Phase::Pending
+            | Phase::Checkpointing { .. }
+            | Phase::Transferring { .. }
+            | Phase::Unwinding { .. }
+            | Phase::Failed { .. } => None,
+        }
+    }
+
+    /// Nothing more will happen.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Phase::Completed { .. } | Phase::Failed { .. })
+    }
+}
+
+/// A migration's state as stored in its object before it is acted on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Where it is.
+    pub phase: Phase,
+    /// Since when it is in this step.
+    pub since: Time,
+    /// Since when it is in this phase.
+    pub phase_since: Time,
+    /// Milliseconds spent in the phases left behind.
+    pub timings: BTreeMap<PhaseName, u64>,
+}
+
+impl State {
+    /// The state of a migration that nobody has looked at yet.
+    pub fn new(now: Time) -> Self {
+        Self { phase: Phase::Pending, since: now, phase_since: now, timings: BTreeMap::new() }
+    }
+
+    /// The state after going to `phase` at `now`.
+    #[must_use]
+    pub fn go(&self, phase: Phase, now: Time) -> Self {
+        let mut timings = self.timings.clone();
+        let mut phase_since = self.phase_since;
+        if phase.name() != self.phase.name() {
+            *timings.entry(self.phase.name()).or_default() += now.since(phase_since);
+            phase_since = now;
+        }
+        Self { phase, since: now, phase_since, timings }
+    }
+}

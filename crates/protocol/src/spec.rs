@@ -1,0 +1,133 @@
+//! What the user asked for and what the operator was started with.
+
+use serde::{Deserialize, Serialize};
+
+/// How the target pod comes to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Strategy {
+    /// A second pod beside the running source.
+    ShadowPod,
+    /// Source deleted first, re-created by its owner.
+    Sequential,
+}
+
+/// How the checkpoint gets to the target node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Transfer {
+    /// Through a container registry.
+    Registry,
+    /// From node to node.
+    Direct,
+}
+
+/// When the target may take over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplayMode {
+    /// When it has caught up, or after `cutoff_ms` at the latest.
+    Cutoff,
+    /// Only when it has caught up.
+    Drain,
+    /// The source waits; nothing is replayed.
+    Park,
+}
+
+/// What happens to the identity of a `StatefulSet`'s pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IdentitySwap {
+    /// The shadow pod keeps its own name.
+    None,
+    /// A second hop, timed as [`ReplayMode::Cutoff`].
+    ExchangeFence,
+    /// A second hop, timed as [`ReplayMode::Drain`].
+    Cutoff,
+}
+
+/// A migration as asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spec {
+    /// UID of the migration object.
+    pub uid: String,
+    /// Pod to move.
+    pub source_pod: String,
+    /// Container to checkpoint; absent: the pod's first.
+    pub container: Option<String>,
+    /// Where to; absent: any schedulable node but the source's.
+    pub target_node: Option<String>,
+    /// Repository for the checkpoint image, without a tag.
+    pub repository: Option<String>,
+    /// Strategy; absent: by the pod's owner.
+    pub strategy: Option<Strategy>,
+    /// Way of the checkpoint.
+    pub transfer: Transfer,
+    /// Mode; absent: [`ReplayMode::Cutoff`].
+    pub replay_mode: Option<ReplayMode>,
+    /// Longest catch-up in milliseconds.
+    pub cutoff_ms: u64,
+    /// Identity swap.
+    pub identity_swap: IdentitySwap,
+    /// Pin the Deployment to the target node.
+    pub pin: bool,
+    /// The primary queue; absent: a migration without a broker.
+    pub queue: Option<String>,
+    /// The exchange the user says feeds the queue; empty when not said.
+    pub exchange: String,
+    /// The user wants it undone.
+    pub abort: bool,
+    /// The object is being deleted.
+    pub deleted: bool,
+}
+
+/// What the operator was started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// How long messages may wait at the switch, in milliseconds.
+    pub pause_budget_ms: u64,
+    /// How long deliveries may trail an acknowledged unbind, in milliseconds
+    /// (measured: up to 270 with thousands of messages and unconfirmed publishers).
+    pub settle_ms: u64,
+    /// Deadlines of the waits.
+    pub deadlines: Deadlines,
+}
+
+/// The longest each wait may take, in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Preflight: cluster, broker and registry have answered.
+    pub preflight: u64,
+    /// One step at the broker that needs no application.
+    pub broker: u64,
+    /// The source works off what lies in a queue.
+    pub drain: u64,
+    /// The application obeys an order.
+    pub obey: u64,
+    /// The slow proof.
+    pub proof: u64,
+    /// The kubelet's checkpoint.
+    pub checkpoint: u64,
+    /// The checkpoint's way to the registry.
+    pub transfer: u64,
+    /// The target runs and consumes.
+    pub restore: u64,
+    /// Grace on top of the cutoff for the target's readiness.
+    pub switch: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            pause_budget_ms: 200,
+            settle_ms: 2_000,
+            deadlines: Deadlines {
+                preflight: 15_000,
+                broker: 30_000,
+                drain: 600_000,
+                obey: 30_000,
+                proof: 60_000,
+                checkpoint: 150_000,
+                transfer: 600_000,
+                restore: 120_000,
+                switch: 120_000,
+            },
+        }
+    }
+}

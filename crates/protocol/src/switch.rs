@@ -1,0 +1,276 @@
+//! From the checkpoint to the end: transfer, restore, replay, switch, removal (handoff, 8 to 11).
+
+use crate::broker::{Binding, Order, Topology};
+use crate::control::{Control, Role};
+use crate::decide::{Next, source};
+use crate::effect::Effect;
+use crate::handoff::{bind_queue, unbind_exchange};
+use crate::names::control_queue;
+use crate::observation::{Interest, Job, Observation, Owner, Pod};
+use crate::phase::{Failure, Image, Incarnation, Phase, Plan, SwitchStep, Taken};
+use crate::spec::{ReplayMode, Settings};
+use crate::time::Time;
+
+/// Watched things wake the operator by themselves; this only bounds what a lost event costs.
+const WATCHED: u64 = 1_000;
+/// Wake-up in milliseconds while the broker's counters are waited for.
+const POLL: u64 = 20;
+
+/// What is known once the target runs.
+pub(crate) struct Facts<'a> {
+    pub plan: &'a Plan,
+    pub taken: &'a Taken,
+    pub image: &'a Image,
+    pub target: &'a Incarnation,
+}
+
+impl Facts<'_> {
+    fn finalizing(&self, step: SwitchStep) -> Next {
+        Next::go(Phase::Finalizing {
+            plan: self.plan.clone(),
+            taken: self.taken.clone(),
+            image: self.image.clone(),
+            target: self.target.clone(),
+            step,
+        })
+    }
+}
+
+pub(crate) fn transfer(plan: &Plan, taken: &Taken, seen: &Observation) -> Next {
+    match &seen.job {
+        Some(Job::Done { image, bytes }) => Next::go(Phase::Restoring {
+            plan: plan.clone(),
+            taken: taken.clone(),
+            image: Image { reference: image.clone(), bytes: *bytes },
+        }),
+        Some(Job::Failed(why)) => Next::Fail(Failure::new(
+            "TransferFailed",
+            format!("the checkpoint did not reach repository {}: {why}", plan.repository),
+        )),
+        Some(Job::Running) | None => {
+            Next::Wait(WATCHED, format!("the transfer Job on node {}", plan.source_node))
+        }
+    }
+}
+
+/// The order lies in the target's control queue before its pod exists, so that whatever the copy
+/// does on waking, it ends up on `Q`.
+pub(crate) fn restore_effects(plan: &Plan) -> Vec<Effect> {
+    vec![
+        Effect::Topology(Topology::DeclareControlQueue {
+            name: control_queue(&plan.target_pod),
+            like: control_queue(&plan.source_pod),
+        }),
+        Effect::Order(Order {
+            pod: plan.target_pod.clone(),
+            control: Control::StartReplay {
+                queue: plan.names.primary.clone(),
+                role: Role::Target,
+            },
+        }),
+        Effect::CreateTarget,
+    ]
+}
+
+pub(crate) fn restore(
+    plan: &Plan,
+    taken: &Taken,
+    image: &Image,
+    seen: &Observation,
+    now: Time,
+) -> Next {
+    let pod = &plan.target_pod;
+    let Some(target) = &seen.target else {
+        return Next::Wait(WATCHED, format!("target pod {pod} to appear"));
+    };
+    if target.ended {
+        return Next::Fail(Failure::new("RestoreFailed", format!("target pod {pod} has ended")));
+    }
+    let running = target.statuses.get(&plan.container).filter(|container| container.running);
+    let Some(container) = running else {
+        let why = target.waiting.as_deref().unwrap_or("it is being started");
+        return Next::Wait(WATCHED, format!("target pod {pod} to run: {why}"));
+    };
+    let primary = seen.broker.as_ref().and_then(|broker| broker.primary);
+    let lag = match primary {
+        Some(counts) if counts.consumers == 1 => counts.ready,
+        Some(counts) if counts.consumers > 1 => {
+            return Next::Fail(Failure::new(
+                "ForeignConsumer",
+                format!("queue {} has {} consumers", plan.names.primary, counts.consumers),
+            ));
+        }
+        _ => {
+            return Next::Wait(
+                POLL,
+                format!("target pod {pod} to consume queue {}", plan.names.primary),
+            );
+        }
+    };
+    Next::go(Phase::Replaying {
+        plan: plan.clone(),
+        taken: taken.clone(),
+        image: image.clone(),
+        target: Incarnation {
+            uid: target.uid.clone(),
+            container_id: container.id.clone(),
+            feed_per_second: lag.saturating_mul(1_000) / now.since(taken.cuts.b).max(1),
+        },
+    })
+}
+
+/// The target may take over when it has caught up with the source, which gets the same messages:
+/// then nobody waits for it at the switch.
+pub(crate) fn replay(
+    facts: &Facts,
+    settings: &Settings,
+    seen: &Observation,
+    waited: u64,
+) -> Next {
+    let plan = facts.plan;
+    let Some(broker) = &seen.broker else {
+        return Next::Wait(POLL, "the broker to answer".to_owned());
+    };
+    let probes = seen.target.as_ref().is_some_and(|target| target.containers_ready);
+    let (Some(primary), Some(s2)) = (broker.primary, broker.s2) else {
+        return Next::Wait(POLL, "the broker's counters".to_owned());
+    };
+    let allowance = facts.target.feed_per_second.saturating_mul(settings.pause_budget_ms) / 1_000;
+    let caught_up = primary.ready <= s2.ready.saturating_add(allowance);
+    let forced = plan.mode == ReplayMode::Cutoff && waited >= plan.cutoff_ms;
+    if probes && primary.consumers == 1 && (caught_up || forced) {
+        return facts.finalizing(SwitchStep::Open);
+    }
+    if !probes {
+        return Next::Wait(POLL, format!("the probes of target pod {}", plan.target_pod));
+    }
+    Next::Wait(POLL, format!("target pod {} to catch up: {} to go", plan.target_pod, primary.ready))
+}
+
+pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
+    match step {
+        SwitchStep::Open => vec![
+            Effect::Order(Order {
+                pod: plan.target_pod.clone(),
+                control: Control::EndReplay,
+            }),
+            Effect::OpenGate,
+        ],
+        SwitchStep::Replace => match plan.owner {
+            Owner::Deployment { .. } => vec![Effect::PreferSource, Effect::Adopt],
+            _ => vec![Effect::Adopt, Effect::DeleteSource],
+        },
+        SwitchStep::Retire => vec![Effect::Retire],
+        SwitchStep::Remove => remove(plan, Some(&control_queue(&plan.source_pod))),
+    }
+}
+
+/// Feeds `Q` as it was fed before and removes what the migration made; the lock goes last.
+pub(crate) fn remove(plan: &Plan, control: Option<&str>) -> Vec<Effect> {
+    let names = &plan.names;
+    let mut effects: Vec<Effect> =
+        plan.bindings.iter().map(|b| bind_queue(&names.primary, b.clone())).collect();
+    effects.extend(plan.bindings.iter().map(|b| unbind_exchange(&names.gate, b.clone())));
+    effects.extend(names.exchanges().map(|name| {
+        Effect::Topology(Topology::DeleteExchange { name: name.to_owned() })
+    }));
+    effects.extend(
+        names
+            .side_queues()
+            .into_iter()
+            .chain(control)
+            .map(|name| Effect::Topology(Topology::DeleteQueue { name: name.to_owned() })),
+    );
+    effects.push(Effect::DeleteJob);
+    effects
+}
+
+pub(crate) fn interest(step: SwitchStep) -> Interest {
+    match step {
+        SwitchStep::Open | SwitchStep::Replace => {
+            Interest { primary: true, s1: true, ..Interest::default() }
+        }
+        SwitchStep::Retire => Interest::default(),
+        SwitchStep::Remove => Interest { bindings: true, ..Interest::default() },
+    }
+}
+
+pub(crate) fn finalize(facts: &Facts, step: SwitchStep, seen: &Observation) -> Next {
+    let plan = facts.plan;
+    match step {
+        SwitchStep::Open => match &seen.target {
+            Some(target) if target.ready => facts.finalizing(SwitchStep::Replace),
+            _ => Next::Wait(WATCHED, format!("target pod {} to be Ready", plan.target_pod)),
+        },
+        SwitchStep::Replace => match source(plan, seen) {
+            None => facts.finalizing(SwitchStep::Retire),
+            Some(pod) if pod.terminating => {
+                Next::Wait(WATCHED, format!("source pod {} to be gone", plan.source_pod))
+            }
+            Some(_) => {
+                Next::Wait(WATCHED, format!("source pod {} to be deleted", plan.source_pod))
+            }
+        },
+        SwitchStep::Retire => facts.finalizing(SwitchStep::Remove),
+        SwitchStep::Remove => removed(facts, seen),
+    }
+}
+
+fn removed(facts: &Facts, seen: &Observation) -> Next {
+    let plan = facts.plan;
+    let bindings = seen.broker.as_ref().and_then(|broker| broker.bindings.as_ref());
+    let whole = bindings.is_some_and(|now| plan.bindings.iter().all(|b| now.contains(b)));
+    if !whole {
+        return Next::Wait(POLL, format!("the bindings of queue {}", plan.names.primary));
+    }
+    Next::go(Phase::Completed {
+        plan: plan.clone(),
+        taken: facts.taken.clone(),
+        image: facts.image.clone(),
+    })
+}
+
+/// Before the commit point the target must be the one incarnation that was restored: another one
+/// would have been restored to the old state again.
+pub(crate) fn target_lost(phase: &Phase, seen: &Observation) -> Option<Failure> {
+    let (plan, incarnation) = match phase {
+        Phase::Replaying { plan, target, .. } | Phase::Finalizing { plan, target, .. } => {
+            (plan, Some(target))
+        }
+        Phase::Restoring { plan, .. } => (plan, None),
+        Phase::Pending
+        | Phase::Checkpointing { .. }
+        | Phase::Transferring { .. }
+        | Phase::Completed { .. }
+        | Phase::Unwinding { .. }
+        | Phase::Failed { .. } => return None,
+    };
+    let lost = |why: &str| {
+        Some(Failure::new("TargetLost", format!("target pod {} {why}", plan.target_pod)))
+    };
+    let Some(target) = &seen.target else {
+        return incarnation.and_then(|_| lost("is gone"));
+    };
+    if target.ended {
+        return lost("has ended");
+    }
+    if target.terminating {
+        return lost("is being deleted");
+    }
+    let Some(container) = target.statuses.get(&plan.container) else { return None };
+    if container.restarts > 0 || restarted(target, plan, incarnation) {
+        return lost("was restarted");
+    }
+    None
+}
+
+fn restarted(target: &Pod, plan: &Plan, incarnation: Option<&Incarnation>) -> bool {
+    let Some(expected) = incarnation else { return false };
+    let id = target.statuses.get(&plan.container).map(|container| container.id.as_str());
+    target.uid != expected.uid || id != Some(expected.container_id.as_str())
+}
+
+/// A binding between the migration's own exchanges.
+pub(crate) fn both_to_gate(plan: &Plan) -> (String, Binding) {
+    (plan.names.both.clone(), Binding::plain(&plan.names.gate))
+}
