@@ -122,13 +122,7 @@ fn preempted(spec: &Spec, state: &State, seen: &Observation) -> Option<Failure> 
 }
 
 /// A wait past its deadline is a failure, unless only forward is left.
-fn overdue(
-    settings: &Settings,
-    state: &State,
-    seen: &Observation,
-    now: Time,
-    next: Next,
-) -> Next {
+fn overdue(settings: &Settings, state: &State, seen: &Observation, now: Time, next: Next) -> Next {
     let Next::Wait(_, waiting) = &next else { return next };
     let Some(limit) = deadline(&state.phase, settings) else { return next };
     if now.since(state.since) <= limit || !can_be_undone(&state.phase, seen) {
@@ -167,20 +161,12 @@ pub(crate) fn source<'a>(plan: &Plan, seen: &'a Observation) -> Option<&'a Pod> 
     seen.source.as_ref().filter(|pod| pod.uid == plan.source_uid)
 }
 
-fn step(
-    spec: &Spec,
-    settings: &Settings,
-    state: &State,
-    seen: &Observation,
-    now: Time,
-) -> Next {
+fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now: Time) -> Next {
     match &state.phase {
         Phase::Pending => pending::step(spec, seen),
         Phase::Checkpointing { plan, step } => handoff::step(plan, step, settings, seen, now),
         Phase::Transferring { plan, taken } => switch::transfer(plan, taken, seen),
-        Phase::Restoring { plan, taken, image } => {
-            switch::restore(plan, taken, image, seen, now)
-        }
+        Phase::Restoring { plan, taken, image } => switch::restore(plan, taken, image, seen, now),
         Phase::Replaying { plan, taken, image, target } => {
             let facts = switch::Facts { plan, taken, image, target };
             switch::replay(&facts, settings, seen, now.since(state.since))

@@ -133,11 +133,8 @@ pub(crate) fn step(
         CutStep::Quiesce(cuts) => quiesced(plan, *cuts, broker, now, to),
         CutStep::Freeze { cuts, quiesced } => frozen(*cuts, *quiesced, broker, seen, to),
         CutStep::Continue { cuts, quiesced, archive } => {
-            let taken = Taken {
-                cuts: *cuts,
-                archive: archive.clone(),
-                pause_ms: now.since(*quiesced),
-            };
+            let taken =
+                Taken { cuts: *cuts, archive: archive.clone(), pause_ms: now.since(*quiesced) };
             continued(plan, taken, broker, seen)
         }
     }
@@ -156,18 +153,16 @@ fn cut_a(plan: &Plan, broker: &BrokerView, now: Time, to: impl Fn(CutStep) -> Ne
         Some(Counts { ready: 0, .. }) => to(CutStep::Divert { cut_a: now }),
         Some(Counts { ready, .. }) => Next::Wait(
             HOT,
-            format!("pod {} to work off {ready} messages in {}", plan.source_pod, plan.names.primary),
+            format!(
+                "pod {} to work off {ready} messages in {}",
+                plan.source_pod, plan.names.primary
+            ),
         ),
         None => Next::Wait(COLD, format!("queue {} to be there", plan.names.primary)),
     }
 }
 
-fn diverted(
-    plan: &Plan,
-    cut_a: Time,
-    broker: &BrokerView,
-    to: impl Fn(CutStep) -> Next,
-) -> Next {
+fn diverted(plan: &Plan, cut_a: Time, broker: &BrokerView, to: impl Fn(CutStep) -> Next) -> Next {
     let gone = broker.primary.is_some_and(|counts| counts.consumers == 0);
     let here = broker.s1.is_some_and(|counts| counts.consumers == 1);
     if gone && here {
@@ -199,8 +194,10 @@ fn emptied(
         Some(Counts { consumers: 0, ready }) => {
             return Next::Fail(Failure::new(
                 "ForeignFeed",
-                format!("{ready} messages reached queue {primary} past the migration's gate; \
-                         something publishes to it in another way"),
+                format!(
+                    "{ready} messages reached queue {primary} past the migration's gate; \
+                         something publishes to it in another way"
+                ),
             ));
         }
         Some(Counts { consumers, .. }) => {

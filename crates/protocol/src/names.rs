@@ -42,8 +42,7 @@ pub struct Names {
 impl Names {
     /// Names for the migration with this `uid` of the queue `primary`.
     pub fn new(primary: &str, uid: &str) -> Self {
-        let id: String =
-            uid.chars().filter(char::is_ascii_alphanumeric).take(ID_DIGITS).collect();
+        let id: String = uid.chars().filter(char::is_ascii_alphanumeric).take(ID_DIGITS).collect();
         Self {
             primary: primary.to_owned(),
             lock: lock_queue(primary),

@@ -70,7 +70,10 @@ pub(crate) fn step(spec: &Spec, seen: &Observation) -> Next {
 fn plan(spec: &Spec, seen: &Observation) -> Checked<Plan> {
     supported(spec)?;
     let Some(queue) = &spec.queue else {
-        return no("NotSupported", "a migration without messageQueueConfig is not part of this version");
+        return no(
+            "NotSupported",
+            "a migration without messageQueueConfig is not part of this version",
+        );
     };
     let Some(preflight) = &seen.preflight else { return unknown("the cluster to answer") };
     let (pod, container) = source(spec, seen)?;
@@ -159,15 +162,19 @@ fn source<'a>(spec: &Spec, seen: &'a Observation) -> Checked<(&'a Pod, String)> 
         Owner::StatefulSet(set) => {
             return no(
                 "NotSupported",
-                format!("source pod {name} belongs to StatefulSet {set}; this version moves bare \
-                         pods and pods of Deployments"),
+                format!(
+                    "source pod {name} belongs to StatefulSet {set}; this version moves bare \
+                         pods and pods of Deployments"
+                ),
             );
         }
         Owner::Other { kind, name: owner } => {
             return no(
                 "OwnerNotSupported",
-                format!("source pod {name} belongs to {kind} {owner}, which would not accept the \
-                         moved pod; bare pods and pods of Deployments can be moved"),
+                format!(
+                    "source pod {name} belongs to {kind} {owner}, which would not accept the \
+                         moved pod; bare pods and pods of Deployments can be moved"
+                ),
             );
         }
     }
@@ -176,8 +183,10 @@ fn source<'a>(spec: &Spec, seen: &'a Observation) -> Checked<(&'a Pod, String)> 
         Some(container) => {
             return no(
                 "ContainerNotFound",
-                format!("source pod {name} has no container {container}; it has {}",
-                    pod.containers.join(", ")),
+                format!(
+                    "source pod {name} has no container {container}; it has {}",
+                    pod.containers.join(", ")
+                ),
             );
         }
         None => pod.containers.first().cloned().unwrap_or_default(),
@@ -244,8 +253,11 @@ fn broker_allows(survey: &Survey) -> Checked<()> {
     if major < 4 {
         return no(
             "BrokerTooOld",
-            format!("RabbitMQ {} lacks the consumer hand-over of quorum queues; 4.0 or later is \
-                     needed", survey.version),
+            format!(
+                "RabbitMQ {} lacks the consumer hand-over of quorum queues; 4.0 or later is \
+                     needed",
+                survey.version
+            ),
         );
     }
     if survey.statistics_disabled {
@@ -261,8 +273,10 @@ fn broker_allows(survey: &Survey) -> Checked<()> {
     if let Some(channel) = survey.transactions.first() {
         return no(
             "Transactions",
-            format!("{channel} publishes in transactions, whose messages come without bound after \
-                     a cut; use publisher confirms"),
+            format!(
+                "{channel} publishes in transactions, whose messages come without bound after \
+                     a cut; use publisher confirms"
+            ),
         );
     }
     Ok(())
@@ -306,24 +320,32 @@ fn bindings_allow(spec: &Spec, queue: &str, survey: &Survey) -> Checked<()> {
     if survey.bindings.is_empty() {
         return no(
             "NoBinding",
-            format!("queue {queue} is bound to no exchange; messages published to it through the \
-                     default exchange can't be diverted by this version"),
+            format!(
+                "queue {queue} is bound to no exchange; messages published to it through the \
+                     default exchange can't be diverted by this version"
+            ),
         );
     }
     let named = |binding: &Binding| binding.source == spec.exchange;
     if !spec.exchange.is_empty() && !survey.bindings.iter().any(named) {
         return no(
             "ExchangeNotBound",
-            format!("queue {queue} is not bound to exchange {}; it is bound to {}",
-                spec.exchange, sources(&survey.bindings)),
+            format!(
+                "queue {queue} is not bound to exchange {}; it is bound to {}",
+                spec.exchange,
+                sources(&survey.bindings)
+            ),
         );
     }
     for (name, exchange) in &survey.exchanges {
         if !matches!(exchange.kind.as_str(), "direct" | "fanout" | "topic" | "headers") {
             return no(
                 "ExchangeNotSupported",
-                format!("exchange {name} is of type {}, where one more binding changes who gets \
-                         what", exchange.kind),
+                format!(
+                    "exchange {name} is of type {}, where one more binding changes who gets \
+                         what",
+                    exchange.kind
+                ),
             );
         }
     }
@@ -354,14 +376,19 @@ fn consumers_allow(
     if counts.consumers == 0 {
         return no(
             "NoConsumer",
-            format!("queue {queue} has no consumer; is {queue} the queue that pod {name} consumes?"),
+            format!(
+                "queue {queue} has no consumer; is {queue} the queue that pod {name} consumes?"
+            ),
         );
     }
     if counts.consumers > 1 {
         return no(
             "SecondConsumer",
-            format!("queue {queue} has {} consumers; in mode Replay pod {name} must be the only \
-                     one", counts.consumers),
+            format!(
+                "queue {queue} has {} consumers; in mode Replay pod {name} must be the only \
+                     one",
+                counts.consumers
+            ),
         );
     }
     // The management API's list lags behind the queue's own count.
@@ -372,8 +399,11 @@ fn consumers_allow(
     if !survey.control_queue {
         return no(
             "NoControlQueue",
-            format!("queue {} does not exist: pod {name} does not listen to the specification's \
-                     control messages", control_queue(name)),
+            format!(
+                "queue {} does not exist: pod {name} does not listen to the specification's \
+                     control messages",
+                control_queue(name)
+            ),
         );
     }
     Ok(())
@@ -383,8 +413,10 @@ fn consumer_allows(queue: &str, name: &str, pod: &Pod, consumer: &Consumer) -> C
     if !consumer.ack_required {
         return no(
             "AutoAck",
-            format!("pod {name} consumes queue {queue} without acknowledgements, so nobody knows \
-                     what it has applied; consume with manual acknowledgements"),
+            format!(
+                "pod {name} consumes queue {queue} without acknowledgements, so nobody knows \
+                     what it has applied; consume with manual acknowledgements"
+            ),
         );
     }
     if consumer.exclusive {

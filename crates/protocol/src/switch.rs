@@ -63,10 +63,7 @@ pub(crate) fn restore_effects(plan: &Plan) -> Vec<Effect> {
         }),
         Effect::Order(Order {
             pod: plan.target_pod.clone(),
-            control: Control::StartReplay {
-                queue: plan.names.primary.clone(),
-                role: Role::Target,
-            },
+            control: Control::StartReplay { queue: plan.names.primary.clone(), role: Role::Target },
         }),
         Effect::CreateTarget,
     ]
@@ -121,12 +118,7 @@ pub(crate) fn restore(
 
 /// The target may take over when it has caught up with the source, which gets the same messages:
 /// then nobody waits for it at the switch.
-pub(crate) fn replay(
-    facts: &Facts,
-    settings: &Settings,
-    seen: &Observation,
-    waited: u64,
-) -> Next {
+pub(crate) fn replay(facts: &Facts, settings: &Settings, seen: &Observation, waited: u64) -> Next {
     let plan = facts.plan;
     let Some(broker) = &seen.broker else {
         return Next::Wait(POLL, "the broker to answer".to_owned());
@@ -150,10 +142,7 @@ pub(crate) fn replay(
 pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
     match step {
         SwitchStep::Open => vec![
-            Effect::Order(Order {
-                pod: plan.target_pod.clone(),
-                control: Control::EndReplay,
-            }),
+            Effect::Order(Order { pod: plan.target_pod.clone(), control: Control::EndReplay }),
             Effect::OpenGate,
         ],
         SwitchStep::Replace => match plan.owner {
@@ -171,9 +160,11 @@ pub(crate) fn remove(plan: &Plan, control: Option<&str>) -> Vec<Effect> {
     let mut effects: Vec<Effect> =
         plan.bindings.iter().map(|b| bind_queue(&names.primary, b.clone())).collect();
     effects.extend(plan.bindings.iter().map(|b| unbind_exchange(&names.gate, b.clone())));
-    effects.extend(names.exchanges().map(|name| {
-        Effect::Topology(Topology::DeleteExchange { name: name.to_owned() })
-    }));
+    effects.extend(
+        names
+            .exchanges()
+            .map(|name| Effect::Topology(Topology::DeleteExchange { name: name.to_owned() })),
+    );
     effects.extend(
         names
             .side_queues()
@@ -207,9 +198,7 @@ pub(crate) fn finalize(facts: &Facts, step: SwitchStep, seen: &Observation) -> N
             Some(pod) if pod.terminating => {
                 Next::Wait(WATCHED, format!("source pod {} to be gone", plan.source_pod))
             }
-            Some(_) => {
-                Next::Wait(WATCHED, format!("source pod {} to be deleted", plan.source_pod))
-            }
+            Some(_) => Next::Wait(WATCHED, format!("source pod {} to be deleted", plan.source_pod)),
         },
         SwitchStep::Retire => facts.finalizing(SwitchStep::Remove),
         SwitchStep::Remove => removed(facts, seen),

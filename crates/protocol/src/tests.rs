@@ -1,0 +1,414 @@
+//! The protocol against a world that always obliges, and against every refusal.
+//!
+//! The world here only answers what a step waits for; that no message is lost under faults is the
+//! simulator's business.
+
+use std::collections::BTreeMap;
+
+use crate::broker::{
+    Barrier, Binding, Consumer, Counts, Emptiness, Exchange, Queue, QueueType, Survey, Topology,
+};
+use crate::control::Control;
+use crate::decide::decide;
+use crate::effect::Effect;
+use crate::observation::{
+    Archive, BrokerView, Container, Job, Node, Observation, Owner, Pod, Preflight,
+};
+use crate::phase::{CutStep, Phase, PhaseName, State, Undo};
+use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
+use crate::time::Time;
+
+const Q: &str = "app.events";
+
+fn spec() -> Spec {
+    Spec {
+        uid: "0f9d3c1e-aaaa-bbbb-cccc-000000000000".into(),
+        source_pod: "consumer-0".into(),
+        container: None,
+        target_node: Some("worker-2".into()),
+        repository: Some("registry.example/checkpoints".into()),
+        strategy: None,
+        transfer: Transfer::Registry,
+        replay_mode: None,
+        cutoff_ms: 120_000,
+        identity_swap: IdentitySwap::None,
+        pin: false,
+        queue: Some(Q.into()),
+        exchange: "app.fanout".into(),
+        abort: false,
+        deleted: false,
+    }
+}
+
+fn pod(uid: &str, node: &str, container: &str) -> Pod {
+    let status = Container {
+        id: container.into(),
+        running: true,
+        restarts: 0,
+        image: "registry.example/app:1".into(),
+    };
+    Pod {
+        uid: uid.into(),
+        node: Some(node.into()),
+        ip: Some("10.0.1.5".into()),
+        running: true,
+        ended: false,
+        ready: true,
+        containers_ready: true,
+        terminating: false,
+        owner: Owner::Bare,
+        containers: vec!["app".into()],
+        statuses: BTreeMap::from([("app".into(), status)]),
+        problems: Vec::new(),
+        waiting: None,
+        ours: false,
+    }
+}
+
+fn node(name: &str) -> Node {
+    Node { name: name.into(), schedulable: true, ready: true }
+}
+
+fn binding() -> Binding {
+    Binding::plain("app.fanout")
+}
+
+fn survey() -> Survey {
+    Survey {
+        version: "4.0.5".into(),
+        queue: Some(Queue {
+            kind: QueueType::Classic,
+            durable: true,
+            exclusive: false,
+            auto_delete: false,
+            arguments: BTreeMap::new(),
+            policy: BTreeMap::new(),
+        }),
+        bindings: vec![binding()],
+        exchanges: BTreeMap::from([("app.fanout".into(), Exchange { kind: "fanout".into() })]),
+        consumers: vec![Consumer {
+            tag: "t".into(),
+            ack_required: true,
+            exclusive: false,
+            connection: "c".into(),
+            peer: "10.0.1.5".into(),
+        }],
+        control_queue: true,
+        alarms: Vec::new(),
+        transactions: Vec::new(),
+        statistics_disabled: false,
+    }
+}
+
+fn preflight() -> Observation {
+    Observation {
+        acted: true,
+        source: Some(pod("source", "worker-1", "c1")),
+        preflight: Some(Preflight {
+            nodes: vec![node("worker-1"), node("worker-2")],
+            name_taken: false,
+            registry: Some(Ok(())),
+            survey: Some(survey()),
+            unready_siblings: 0,
+        }),
+        broker: Some(BrokerView {
+            primary: Some(Counts { ready: 3, consumers: 1 }),
+            ..BrokerView::default()
+        }),
+        ..Observation::default()
+    }
+}
+
+/// What the world looks like when the promise of `phase` has come true.
+fn obliging(phase: &Phase) -> Observation {
+    let empty = Some(Counts { ready: 0, consumers: 0 });
+    let consumed = Some(Counts { ready: 0, consumers: 1 });
+    let mut broker = BrokerView {
+        primary: empty,
+        s1: consumed,
+        s2: consumed,
+        bindings: Some(vec![binding()]),
+        emptiness: Some(Emptiness::Proved),
+        barrier_s1: Some(Barrier::Proved),
+        barrier_s2: Some(Barrier::Proved),
+    };
+    let mut seen = Observation { acted: true, ..preflight() };
+    let ours = Pod { ours: true, ..pod("target", "worker-2", "c2") };
+    match phase {
+        Phase::Pending => return preflight(),
+        Phase::Checkpointing { plan, step } => {
+            let names = &plan.names;
+            broker.bindings = Some(match step {
+                CutStep::Install => {
+                    vec![Binding::plain(&names.gate), Binding::plain(&names.both)]
+                }
+                _ => vec![Binding::plain(&names.both)],
+            });
+            seen.archive = Some(Archive { path: "/a.tar".into(), millis: 300 });
+        }
+        Phase::Transferring { .. } => {
+            seen.job = Some(Job::Done { image: "r@sha256:0".into(), bytes: 1 });
+        }
+        Phase::Restoring { .. } | Phase::Replaying { .. } => {
+            broker.primary = consumed;
+            seen.target = Some(ours);
+        }
+        Phase::Finalizing { step: crate::phase::SwitchStep::Open, .. } => seen.target = Some(ours),
+        Phase::Finalizing { .. } => {
+            seen.target = Some(ours);
+            seen.source = None;
+        }
+        Phase::Unwinding { step, .. } => {
+            if matches!(step, Undo::Return) {
+                broker.primary = consumed;
+            }
+        }
+        Phase::Completed { .. } | Phase::Failed { .. } => {}
+    }
+    seen.broker = Some(broker);
+    seen
+}
+
+/// Drives to the end; at step number `abort_at` the user aborts. Returns all states and effects.
+fn drive(abort_at: Option<usize>) -> (Vec<State>, Vec<Effect>) {
+    let settings = Settings::default();
+    let mut spec = spec();
+    let mut now = Time(1_000_000);
+    let mut state = State::new(now);
+    let (mut states, mut effects) = (vec![state.clone()], Vec::new());
+    for count in 0..100 {
+        if state.phase.is_final() {
+            return (states, effects);
+        }
+        now = Time(now.0 + 2_100);
+        spec.abort = abort_at.is_some_and(|at| count >= at);
+        let seen = obliging(&state.phase);
+        let decision = decide(&spec, &settings, &state, &seen, now);
+        if decision.state != state {
+            effects.extend(decision.effects);
+            state = decision.state;
+            states.push(state.clone());
+        }
+    }
+    panic!("no end after {} states, last {:?}", states.len(), states.last());
+}
+
+fn position(effects: &[Effect], wanted: impl Fn(&Effect) -> bool) -> usize {
+    effects.iter().position(wanted).expect("the effect is there")
+}
+
+#[test]
+fn an_obliging_world_ends_completed_through_the_phases_of_the_specification() {
+    let (states, _) = drive(None);
+    let mut phases: Vec<PhaseName> = states.iter().map(|state| state.phase.name()).collect();
+    phases.dedup();
+    assert_eq!(
+        phases,
+        [
+            PhaseName::Pending,
+            PhaseName::Checkpointing,
+            PhaseName::Transferring,
+            PhaseName::Restoring,
+            PhaseName::Replaying,
+            PhaseName::Finalizing,
+            PhaseName::Completed
+        ]
+    );
+}
+
+#[test]
+fn the_target_is_told_before_its_pod_exists_and_the_source_goes_after_the_target_is_ready() {
+    let (_, effects) = drive(None);
+    let told = position(&effects, |e| {
+        matches!(e, Effect::Order(order) if order.pod == "consumer-0-shadow"
+            && matches!(&order.control, Control::StartReplay { queue, .. } if queue == Q))
+    });
+    let created = position(&effects, |e| *e == Effect::CreateTarget);
+    let opened = position(&effects, |e| *e == Effect::OpenGate);
+    let adopted = position(&effects, |e| *e == Effect::Adopt);
+    let deleted = position(&effects, |e| *e == Effect::DeleteSource);
+    assert!(told < created && created < opened && opened < adopted && adopted < deleted);
+}
+
+#[test]
+fn the_checkpoint_is_asked_for_behind_the_barrier_only() {
+    let (_, effects) = drive(None);
+    let raised = position(&effects, |e| matches!(e, Effect::RaiseBarrier(_)));
+    let checkpoint = position(&effects, |e| *e == Effect::Checkpoint);
+    assert_eq!(checkpoint, raised + 1);
+}
+
+#[test]
+fn an_abort_at_every_step_before_the_commit_point_ends_failed_and_whole() {
+    let (forward, _) = drive(None);
+    let commit = forward
+        .iter()
+        .position(|s| {
+            matches!(s.phase, Phase::Finalizing { step: crate::phase::SwitchStep::Replace, .. })
+        })
+        .expect("the switch is reached");
+    for at in 0..commit {
+        let (states, effects) = drive(Some(at));
+        let last = &states.last().expect("a state").phase;
+        let Phase::Failed { failure, rolled_back } = last else {
+            panic!("abort at step {at} ended in {last:?}")
+        };
+        assert_eq!(failure.reason, "Aborted");
+        assert_eq!(*rolled_back, at > 0, "abort at step {at}");
+        if *rolled_back {
+            let back = effects.iter().rposition(|e| {
+                matches!(e, Effect::Topology(Topology::BindQueue { queue, binding: b })
+                    if queue == Q && *b == binding())
+            });
+            assert!(back.is_some(), "the queue's own binding is restored, abort at step {at}");
+        }
+    }
+}
+
+#[test]
+fn a_purge_is_never_repeated_once_the_queue_is_fed_again() {
+    let (forward, _) = drive(None);
+    for at in 1..forward.len() {
+        let (states, _) = drive(Some(at));
+        for pair in states.windows(2) {
+            if let Phase::Unwinding { step: Undo::Refeed, .. } = pair[1].phase {
+                let effects = crate::decide::effects(&spec(), &pair[1].phase);
+                assert!(
+                    !effects.iter().any(|e| matches!(e, Effect::Topology(Topology::Purge { .. })))
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn after_the_commit_point_an_abort_changes_nothing() {
+    let (forward, _) = drive(None);
+    for at in forward.len() - 3..forward.len() {
+        let (states, _) = drive(Some(at));
+        assert!(matches!(states.last().map(|s| &s.phase), Some(Phase::Completed { .. })));
+    }
+}
+
+#[test]
+fn a_barrier_that_fell_takes_the_checkpoint_with_it() {
+    let (states, _) = drive(None);
+    let settings = Settings::default();
+    for state in &states {
+        let Phase::Checkpointing { step, .. } = &state.phase else { continue };
+        let mut seen = obliging(&state.phase);
+        if let Some(broker) = &mut seen.broker {
+            broker.barrier_s1 = Some(Barrier::Down);
+        }
+        let decision = decide(&spec(), &settings, state, &seen, Time(state.since.0 + 1));
+        match step {
+            CutStep::Freeze { .. } => assert!(matches!(
+                decision.state.phase,
+                Phase::Checkpointing { step: CutStep::Drain(_), .. }
+            )),
+            CutStep::Continue { .. } => {
+                assert!(matches!(decision.state.phase, Phase::Unwinding { .. }));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_restarted_target_is_given_up_before_the_commit_point() {
+    let (states, _) = drive(None);
+    let replaying = states.iter().find(|s| s.phase.name() == PhaseName::Replaying);
+    let replaying = replaying.expect("reached");
+    let mut seen = obliging(&replaying.phase);
+    seen.target = Some(Pod { ours: true, ..pod("target", "worker-2", "c3") });
+    let decision = decide(&spec(), &Settings::default(), replaying, &seen, replaying.since);
+    let Phase::Unwinding { failure, .. } = decision.state.phase else { panic!("not given up") };
+    assert_eq!(failure.reason, "TargetLost");
+}
+
+#[test]
+fn every_wait_has_a_deadline_before_the_commit_point() {
+    let (states, _) = drive(None);
+    for state in &states {
+        let commit = matches!(
+            state.phase,
+            Phase::Finalizing {
+                step: crate::phase::SwitchStep::Retire | crate::phase::SwitchStep::Remove,
+                ..
+            }
+        );
+        if state.phase.is_final() || commit {
+            continue;
+        }
+        let mut seen =
+            Observation { source: obliging(&state.phase).source, ..Observation::default() };
+        seen.source.get_or_insert_with(|| pod("source", "worker-1", "c1"));
+        if matches!(state.phase.name(), PhaseName::Replaying | PhaseName::Finalizing) {
+            seen.target = Some(Pod { ours: true, ready: false, ..pod("target", "worker-2", "c2") });
+        }
+        let late = Time(state.since.0 + 3_600_000);
+        let decision = decide(&spec(), &Settings::default(), state, &seen, late);
+        assert!(
+            matches!(decision.state.phase, Phase::Unwinding { .. } | Phase::Failed { .. }),
+            "{:?} waits for ever",
+            state.phase
+        );
+    }
+}
+
+type Spoil = fn(&mut Spec, &mut Observation);
+
+#[test]
+fn what_can_not_work_is_refused_before_anything_is_touched() {
+    let cases: [(&str, Spoil); 22] = [
+        ("NotSupported", |s, _| s.strategy = Some(Strategy::Sequential)),
+        ("NotSupported", |s, _| s.transfer = Transfer::Direct),
+        ("NotSupported", |s, _| s.replay_mode = Some(ReplayMode::Park)),
+        ("NotSupported", |s, _| s.pin = true),
+        ("NotSupported", |s, _| s.queue = None),
+        ("SourceNotFound", |_, o| o.source = None),
+        ("SourceNotRunning", |_, o| source(o).running = false),
+        ("NotSupported", |_, o| source(o).owner = Owner::StatefulSet("consumer".into())),
+        ("ContainerNotFound", |s, _| s.container = Some("nope".into())),
+        ("PodNotMovable", |_, o| source(o).problems = vec!["it has a tty".into()]),
+        ("RepositoryMissing", |s, _| s.repository = None),
+        ("TargetNodeNotFound", |s, _| s.target_node = Some("worker-9".into())),
+        ("TargetIsSource", |s, _| s.target_node = Some("worker-1".into())),
+        ("TargetNodeUnschedulable", |_, o| checks(o).nodes[1].schedulable = false),
+        ("NameTaken", |_, o| checks(o).name_taken = true),
+        ("QueueNotFound", |_, o| found(o).queue = None),
+        ("QueueNotSupported", |_, o| {
+            found(o).queue.as_mut().expect("a queue").exclusive = true;
+        }),
+        ("SecondConsumer", |_, o| {
+            o.broker.as_mut().expect("a broker").primary = Some(Counts { ready: 0, consumers: 2 });
+        }),
+        ("AutoAck", |_, o| found(o).consumers[0].ack_required = false),
+        ("ForeignConsumer", |_, o| found(o).consumers[0].peer = "10.0.9.9".into()),
+        ("NoBinding", |_, o| found(o).bindings.clear()),
+        ("BrokerAlarm", |_, o| found(o).alarms = vec!["memory".into()]),
+    ];
+    for (reason, spoil) in cases {
+        let (mut spec, mut seen) = (spec(), preflight());
+        spoil(&mut spec, &mut seen);
+        let state = State::new(Time(0));
+        let decision = decide(&spec, &Settings::default(), &state, &seen, Time(1));
+        let Phase::Failed { failure, rolled_back: false } = decision.state.phase else {
+            panic!("{reason} is not refused: {:?}", decision.state.phase)
+        };
+        assert_eq!(failure.reason, reason, "{}", failure.message);
+        assert_eq!(decision.effects, [Effect::CloseBroker]);
+    }
+}
+
+fn source(seen: &mut Observation) -> &mut Pod {
+    seen.source.as_mut().expect("a source")
+}
+
+fn checks(seen: &mut Observation) -> &mut Preflight {
+    seen.preflight.as_mut().expect("a preflight")
+}
+
+fn found(seen: &mut Observation) -> &mut Survey {
+    checks(seen).survey.as_mut().expect("a survey")
+}

@@ -49,10 +49,9 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
         Undo::Purge => vec![Effect::Topology(Topology::Purge { queue: names.primary.clone() })],
         Undo::Refeed => vec![bind_queue(&names.primary, Binding::plain(&names.gate))],
         Undo::Quiesce => vec![Effect::RaiseBarrier(side)],
-        Undo::Return => vec![Effect::Order(Order {
-            pod: plan.source_pod.clone(),
-            control: Control::EndReplay,
-        })],
+        Undo::Return => {
+            vec![Effect::Order(Order { pod: plan.source_pod.clone(), control: Control::EndReplay })]
+        }
         Undo::Remove => {
             let mut effects = vec![Effect::LowerBarrier(side)];
             effects.extend(remove(plan, Some(&control_queue(&plan.target_pod))));
