@@ -143,8 +143,8 @@ fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
         | Phase::Checkpointing { .. }
         | Phase::Transferring { .. }
         | Phase::Restoring { .. }
-        | Phase::Replaying { .. } => true,
-        Phase::Finalizing { step: SwitchStep::Open, .. } => true,
+        | Phase::Replaying { .. }
+        | Phase::Finalizing { step: SwitchStep::Open, .. } => true,
         // Once the source is going, only forward is left.
         Phase::Finalizing { step: SwitchStep::Replace, plan, .. } => {
             source(plan, seen).is_some_and(|pod| !pod.terminating)

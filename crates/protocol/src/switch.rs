@@ -246,7 +246,7 @@ pub(crate) fn target_lost(phase: &Phase, seen: &Observation) -> Option<Failure> 
     if target.terminating {
         return lost("is being deleted");
     }
-    let Some(container) = target.statuses.get(&plan.container) else { return None };
+    let container = target.statuses.get(&plan.container)?;
     if container.restarts > 0 || restarted(target, plan, incarnation) {
         return lost("was restarted");
     }
