@@ -298,7 +298,7 @@ def main():
     state = State()
     ballast = os.urandom(BALLAST_MB << 20)
     server = Server(("", HTTP_PORT), handler(state))
-    log.info("serving the ledger on port %d", server.server_port)
+    log.info("serving the ledger on port %d", server.server_address[1])
     threading.Thread(target=server.serve_forever, daemon=True).start()
     consumer = Consumer(state)
 
