@@ -47,7 +47,7 @@ pub fn effects(spec: &Spec, phase: &Phase) -> Vec<Effect> {
         Phase::Checkpointing { plan, step } => handoff::effects(plan, step),
         Phase::Transferring { .. } => vec![Effect::CreateJob],
         Phase::Restoring { plan, .. } => switch::restore_effects(plan),
-        Phase::Replaying { .. } => vec![Effect::DeleteJob],
+        Phase::Replaying { .. } => vec![Effect::DeletePrePull, Effect::DeleteJob],
         Phase::Finalizing { plan, step, .. } => switch::effects(plan, *step),
         Phase::Unwinding { plan, reached, step, .. } => unwind::effects(plan, *reached, step),
         Phase::Completed { .. } | Phase::Failed { .. } => vec![Effect::CloseBroker],

@@ -19,6 +19,10 @@ pub enum Effect {
     LowerBarrier(String),
     /// Ask the source's kubelet for a checkpoint.
     Checkpoint,
+    /// Have the workload's own image pulled on the target node: a restore needs it there.
+    PrePull,
+    /// Delete what [`Effect::PrePull`] made.
+    DeletePrePull,
     /// Create the transfer Job.
     CreateJob,
     /// Delete the transfer Job and its pod.
@@ -62,6 +66,8 @@ impl Effect {
             Effect::RaiseBarrier(_) => "raise-barrier",
             Effect::LowerBarrier(_) => "lower-barrier",
             Effect::Checkpoint => "checkpoint",
+            Effect::PrePull => "pre-pull",
+            Effect::DeletePrePull => "delete-pre-pull",
             Effect::CreateJob => "create-job",
             Effect::DeleteJob => "delete-job",
             Effect::CreateTarget => "create-target",

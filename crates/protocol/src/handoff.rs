@@ -7,7 +7,7 @@ use crate::broker::{Barrier, Binding, Counts, Emptiness, Order, Topology};
 use crate::control::{Control, Role};
 use crate::decide::{Next, source};
 use crate::effect::Effect;
-use crate::observation::{BrokerView, Interest, Observation};
+use crate::observation::{BrokerView, Interest, Observation, PrePull};
 use crate::phase::{CutStep, Cuts, Failure, Phase, Plan, Taken};
 use crate::spec::Settings;
 use crate::time::Time;
@@ -48,6 +48,7 @@ fn install(plan: &Plan) -> Vec<Effect> {
     };
     let side = |name: &str| Effect::Topology(Topology::DeclareSideQueue { name: name.to_owned() });
     let mut effects = vec![
+        Effect::PrePull,
         exchange(&names.hold, None),
         exchange(&names.gate, Some(&names.hold)),
         exchange(&names.both, None),
@@ -103,9 +104,14 @@ pub(crate) fn interest(step: &CutStep) -> Interest {
         CutStep::Install | CutStep::CutB { .. } => Interest { bindings: true, ..none },
         CutStep::CutA => Interest { primary: true, ..none },
         CutStep::Divert { .. } => Interest { primary: true, s1: true, ..none },
-        CutStep::Empty { .. } => {
-            Interest { primary: true, s1: true, emptiness: true, bindings: true, ..none }
-        }
+        CutStep::Empty { .. } => Interest {
+            primary: true,
+            s1: true,
+            emptiness: true,
+            bindings: true,
+            prepull: true,
+            ..none
+        },
         CutStep::Drain(_) => Interest { s1: true, ..none },
         CutStep::Quiesce(_) | CutStep::Freeze { .. } => Interest { barriers: true, ..none },
         CutStep::Continue { .. } => Interest { s2: true, barriers: true, ..none },
@@ -127,7 +133,7 @@ pub(crate) fn step(
         CutStep::Install => installed(plan, broker, to),
         CutStep::CutA => cut_a(plan, broker, now, to),
         CutStep::Divert { cut_a } => diverted(plan, *cut_a, broker, to),
-        CutStep::Empty { cut_a } => emptied(plan, *cut_a, settings, broker, now, to),
+        CutStep::Empty { cut_a } => emptied(plan, *cut_a, settings, seen, broker, now, to),
         CutStep::CutB { cut_a } => cut_b(plan, *cut_a, broker, now, to),
         CutStep::Drain(cuts) => drained(plan, *cuts, broker, to),
         CutStep::Quiesce(cuts) => quiesced(plan, *cuts, broker, now, to),
@@ -181,6 +187,7 @@ fn emptied(
     plan: &Plan,
     cut_a: Time,
     settings: &Settings,
+    seen: &Observation,
     broker: &BrokerView,
     now: Time,
     to: impl Fn(CutStep) -> Next,
@@ -207,6 +214,24 @@ fn emptied(
             ));
         }
         None => return Next::Wait(COLD, format!("queue {primary} to be there")),
+    }
+    match &seen.prepull {
+        Some(PrePull::Done) => {}
+        Some(PrePull::Failed(why)) => {
+            return Next::Fail(Failure::new(
+                "BaseImageUnavailable",
+                format!(
+                    "node {} can't pull {}, which the restore needs: {why}",
+                    plan.target_node, plan.base_image
+                ),
+            ));
+        }
+        Some(PrePull::Running) | None => {
+            return Next::Wait(
+                COLD,
+                format!("node {} to pull {}", plan.target_node, plan.base_image),
+            );
+        }
     }
     let settled = now.since(cut_a) >= settings.settle_ms;
     if settled && broker.emptiness == Some(Emptiness::Proved) {

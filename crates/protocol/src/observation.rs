@@ -117,6 +117,17 @@ pub enum Job {
     Failed(String),
 }
 
+/// The workload's own image on its way to the target node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PrePull {
+    /// Being pulled.
+    Running,
+    /// On the node.
+    Done,
+    /// Can't be pulled.
+    Failed(String),
+}
+
 /// A checkpoint archive on a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -172,6 +183,8 @@ pub struct Observation {
     pub preflight: Option<Preflight>,
     /// The transfer Job.
     pub job: Option<Job>,
+    /// The pull of the workload's own image on the target node.
+    pub prepull: Option<PrePull>,
     /// The kubelet's answer, in the step that asks for it.
     pub archive: Option<Archive>,
     /// The broker; absent when it can't be reached.
@@ -197,4 +210,6 @@ pub struct Interest {
     pub barriers: bool,
     /// The transfer Job.
     pub job: bool,
+    /// The pull of the workload's own image on the target node.
+    pub prepull: bool,
 }

@@ -172,7 +172,7 @@ pub(crate) fn remove(plan: &Plan, control: Option<&str>) -> Vec<Effect> {
             .chain(control)
             .map(|name| Effect::Topology(Topology::DeleteQueue { name: name.to_owned() })),
     );
-    effects.push(Effect::DeleteJob);
+    effects.extend([Effect::DeletePrePull, Effect::DeleteJob]);
     effects
 }
 

@@ -12,7 +12,7 @@ use crate::control::Control;
 use crate::decide::decide;
 use crate::effect::Effect;
 use crate::observation::{
-    Archive, BrokerView, Container, Job, Node, Observation, Owner, Pod, Preflight,
+    Archive, BrokerView, Container, Job, Node, Observation, Owner, Pod, PrePull, Preflight,
 };
 use crate::phase::{CutStep, Phase, PhaseName, State, Undo};
 use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
@@ -144,6 +144,7 @@ fn obliging(phase: &Phase) -> Observation {
                 }
                 _ => vec![Binding::plain(&names.both)],
             });
+            seen.prepull = Some(PrePull::Done);
             seen.archive = Some(Archive { path: "/a.tar".into(), millis: 300 });
         }
         Phase::Transferring { .. } => {

@@ -31,7 +31,7 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
     let (both, gate) = both_to_gate(plan);
     let side = side(plan, reached).to_owned();
     match step {
-        Undo::Target => vec![Effect::DeleteJob, Effect::DeleteTarget, Effect::UnpreferSource],
+        Undo::Target => vec![Effect::DeleteTarget, Effect::UnpreferSource],
         Undo::WorkOff => vec![Effect::LowerBarrier(names.s1.clone())],
         Undo::Divert => vec![to_source(plan, &names.s1)],
         // Cut B may have been stored but not done: it is done now, so that one way back fits all.
