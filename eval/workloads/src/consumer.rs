@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::broker::{Backoff, Url, chain};
+use crate::broker::{self, Backoff, Url, chain};
 use crate::clock::Moment;
 use crate::ledger::{Ledger, Report};
 use crate::{http, random};
@@ -21,7 +21,7 @@ use crate::{http, random};
 pub struct Settings {
     /// The broker, with credentials.
     #[arg(long, env = "AMQP_URL", hide_env_values = true)]
-    pub amqp_url: Url,
+    pub amqp_url: String,
     /// The exchange to declare and bind to.
     #[arg(long, env = "EXCHANGE", default_value = "app.fanout")]
     pub exchange: String,
@@ -101,6 +101,9 @@ struct Answer {
 /// Why the consumer could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The broker's URL is none.
+    #[error(transparent)]
+    Broker(#[from] broker::Error),
     /// The HTTP server does not work.
     #[error(transparent)]
     Http(#[from] http::Error),
@@ -115,6 +118,7 @@ pub enum Error {
 /// Consumes until `stop` says so. Lost connections are made again; only a server that can't be
 /// started is an error.
 pub async fn run(settings: Settings, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
+    let url: Url = settings.amqp_url.parse()?;
     let shared = Shared::new().map_err(Error::Random)?;
     let ballast = random::bytes(settings.ballast_mb << 20).map_err(Error::Random)?;
     serve(settings.http_port, shared.clone())?;
@@ -122,7 +126,7 @@ pub async fn run(settings: Settings, mut stop: watch::Receiver<bool>) -> Result<
     let mut backoff = Backoff::default();
     loop {
         let connections = shared.lock().connection.connections;
-        let session = session::run(&settings, &shared, &mut habits, &mut stop);
+        let session = session::run(&url, &settings, &shared, &mut habits, &mut stop);
         match session.await {
             Ok(()) => break,
             Err(error) => warn!(error = chain(&error), "connecting again"),

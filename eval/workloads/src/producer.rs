@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::broker::Url;
+use crate::broker::{self, Url};
 use crate::{http, random};
 use publisher::Publisher;
 
@@ -24,7 +24,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Settings {
     /// The broker, with credentials.
     #[arg(long, env = "AMQP_URL", hide_env_values = true)]
-    pub amqp_url: Url,
+    pub amqp_url: String,
     /// How many publishers, each with its own connection.
     #[arg(long, env = "PUBLISHERS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     pub publishers: u32,
@@ -121,12 +121,14 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn start(settings: &Settings) -> std::io::Result<Self> {
-        let process = random::id()?;
+    fn start(settings: &Settings) -> Result<Self, Error> {
+        let url: Url = settings.amqp_url.parse()?;
+        let process = random::id().map_err(Error::Random)?;
         let (stop, stopped) = watch::channel(false);
         let publisher = |index| {
             let (id, counts) = (format!("{process}-{index}"), Shared::default());
-            let publisher = Publisher::new(id.clone(), settings.clone(), counts.clone());
+            let publisher =
+                Publisher::new(id.clone(), url.clone(), settings.clone(), counts.clone());
             tokio::spawn(publisher.run(index, stopped.clone()));
             (id, counts)
         };
@@ -159,6 +161,9 @@ impl Fleet {
 /// Why the producer could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The broker's URL is none.
+    #[error(transparent)]
+    Broker(#[from] broker::Error),
     /// The HTTP server does not work.
     #[error(transparent)]
     Http(#[from] http::Error),
@@ -170,7 +175,7 @@ pub enum Error {
 /// Publishes until `stop` says so, then flushes and prints the final figures.
 pub async fn run(settings: Settings, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
     let listener = http::listen(settings.http_port).await?;
-    let fleet = Fleet::start(&settings).map_err(Error::Random)?;
+    let fleet = Fleet::start(&settings)?;
     let (stats, stopping) = (fleet.clone(), fleet.clone());
     let router = Router::new()
         .route("/stats", get(async move || Json(stats.stats())))

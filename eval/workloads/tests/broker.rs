@@ -1,5 +1,7 @@
 //! Both consumers, the producer and the probe against a real `RabbitMQ`.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod support;
 
 use serde_json::Value;
@@ -242,4 +244,19 @@ async fn the_probe_sees_which_copy_answers_and_when_none_does() {
     assert_eq!(sent, answered.zip(stats["failed"].as_u64()).map(|(a, f)| a + f), "{stats:#}");
     assert!(!stats["first_errors"].as_array().expect("a list").is_empty());
     assert!(probe.terminate().await.success());
+}
+
+/// Passwords are shown nowhere, least of all in the message about a URL that can't be read.
+#[test]
+fn a_bad_url_is_refused_without_its_password() {
+    for command in ["producer", "consumer"] {
+        let ran = std::process::Command::new(env!("CARGO_BIN_EXE_workload"))
+            .args([command, "--http-port", "0"])
+            .env("AMQP_URL", "amqp://shadow:sesame@host:not-a-port/%2f")
+            .output()
+            .expect("the workload runs");
+        let said = format!("{ran:?}");
+        assert!(!ran.status.success() && said.contains("broker URL"), "{said}");
+        assert!(!said.contains("sesame"), "{said}");
+    }
 }

@@ -1,6 +1,8 @@
 //! One committed file of inputs and answers holds the Rust and the Python ledger together.
 //! After a deliberate change: `UPDATE_VECTORS=1 cargo test -p shadow-workloads --test ledger_vectors`.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::process::Command;
 

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{Settings, Shared};
-use crate::broker::{self, Doing, Error};
+use crate::broker::{self, Doing, Error, Url};
 use crate::clock::Moment;
 use crate::message::{Message, Order};
 
@@ -41,6 +41,7 @@ struct Session<'a> {
 
 /// Connects and consumes until the connection is lost (an error) or `stop` says so.
 pub(super) async fn run(
+    url: &Url,
     settings: &Settings,
     shared: &Shared,
     habits: &mut Habits,
@@ -50,7 +51,7 @@ pub(super) async fn run(
     let hostname = fs::read_to_string(&settings.hostname_file).map_err(Error::Hostname)?;
     let hostname = hostname.trim();
     let control_queue = format!("ms2m.control.{hostname}");
-    let connection = broker::connect(&settings.amqp_url, hostname).await?;
+    let connection = broker::connect(url, hostname).await?;
     let channel = broker::channel(&connection).await?;
     channel
         .basic_qos(settings.prefetch, BasicQosOptions::default())

@@ -11,7 +11,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::warn;
 
 use super::{Settings, Shared};
-use crate::broker::{self, Backoff, Doing, Error, chain};
+use crate::broker::{self, Backoff, Doing, Error, Url, chain};
 use crate::clock::unix_ms;
 use crate::message::Message;
 
@@ -22,6 +22,7 @@ const PERSISTENT: u8 = 2;
 
 pub(super) struct Publisher {
     id: String,
+    url: Url,
     settings: Settings,
     counts: Shared,
     last_seq: u64,
@@ -30,8 +31,8 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(id: String, settings: Settings, counts: Shared) -> Self {
-        Self { id, settings, counts, last_seq: 0, outstanding: VecDeque::new() }
+    pub(super) fn new(id: String, url: Url, settings: Settings, counts: Shared) -> Self {
+        Self { id, url, settings, counts, last_seq: 0, outstanding: VecDeque::new() }
     }
 
     /// Publishes until `stop` says so and every message has its answer.
@@ -60,7 +61,7 @@ impl Publisher {
             return Ok(());
         }
         let name = format!("publisher {}", self.id);
-        let connection = broker::connect(&self.settings.amqp_url, &name).await?;
+        let connection = broker::connect(&self.url, &name).await?;
         let channel = broker::channel(&connection).await?;
         let Settings { exchange, exchange_type, .. } = &self.settings;
         broker::declare_exchange(&channel, exchange, exchange_type).await?;
