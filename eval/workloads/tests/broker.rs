@@ -27,6 +27,7 @@ macro_rules! for_both {
 for_both!(
     finishes_what_it_holds_before_it_moves,
     moves_under_load_without_harm,
+    moves_under_load_on_a_quorum_queue,
     comes_back_after_its_connection_is_closed,
     has_the_habits_it_is_told,
     survives_bad_orders,
@@ -66,11 +67,20 @@ async fn finishes_what_it_holds_before_it_moves(kind: Kind) {
 
 /// The queue is fed all the time; while the consumer is away its messages wait.
 async fn moves_under_load_without_harm(kind: Kind) {
-    let (node, name) = (Node::shared().await, name(kind, "load"));
+    moves_under_load(kind, "classic").await;
+}
+
+async fn moves_under_load_on_a_quorum_queue(kind: Kind) {
+    moves_under_load(kind, "quorum").await;
+}
+
+async fn moves_under_load(kind: Kind, queue_type: &str) {
+    let (node, name) = (Node::shared().await, name(kind, queue_type));
     let client = Client::connect(&node.url()).await;
     let (own, side) = (format!("{name}.events"), format!("{name}.side"));
     client.declare(&side).await;
-    let consumer = Process::consumer(kind, &node.url(), &name, &[("SERVICE_MS", "1")]).await;
+    let habits = [("SERVICE_MS", "1"), ("QUEUE_TYPE", queue_type)];
+    let consumer = Process::consumer(kind, &node.url(), &name, &habits).await;
     let producer = Process::producer(&node.url(), &name, 200);
     for _ in 0..10 {
         let before = consumer.get("/ledger").await.expect("ledger")["applied_total"].as_u64();
