@@ -1,0 +1,3 @@
+module shadow.invalid/lab/pause
+
+go 1.26.0
