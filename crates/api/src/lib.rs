@@ -1,24 +1,24 @@
-//! `StatefulMigration` (`migration.ms2m.io/v1alpha1`) and the names users see.
+//! What users of SHADOW see in Kubernetes: the `StatefulMigration` resource, its status, and the
+//! names of labels, finalizer and readiness gate.
+//!
+//! The resource's definition in `config/crd` is generated from these types (`cargo xtask crds`). Bad
+//! values are refused by the API server: by the schema where its message says what to write instead,
+//! by a CEL rule ([`rules`]) where it does not.
+
 #![deny(missing_docs)]
 
+mod crd;
+pub mod names;
+pub mod rules;
 mod spec;
 mod status;
+#[cfg(test)]
+mod tests;
 
-pub use spec::*;
-pub use status::*;
-
-use kube::CustomResourceExt;
-
-/// Label on everything a migration makes: the migration's name.
-pub const LABEL_MIGRATION: &str = "migration.ms2m.io/migration";
-/// Label that says what a made thing is for: `source`, `target`, `transfer`, `prepull`.
-pub const LABEL_ROLE: &str = "migration.ms2m.io/role";
-/// Finalizer: deleting the object rolls the migration back first.
-pub const FINALIZER: &str = "migration.ms2m.io/unwind";
-/// Readiness gate of the target pod: false until the handoff.
-pub const GATE_HANDOFF: &str = "migration.ms2m.io/handoff";
-
-/// The `CustomResourceDefinition` as YAML, as committed under `config/crd/bases`.
-pub fn crd_yaml() -> Result<String, serde_saphyr::ser::Error> {
-    serde_saphyr::to_string(&StatefulMigration::crd())
-}
+pub use crd::{crd, crd_yaml};
+pub use names::{FINALIZER, GATE_HANDOFF, LABEL_MIGRATION, LABEL_ROLE};
+pub use spec::{
+    IdentitySwapMode, MessageQueueConfig, MigrationStrategy, ReplayMode, SecretKeyRef,
+    StatefulMigration, StatefulMigrationSpec, TransferMode,
+};
+pub use status::{CutProof, HandoffStatus, Proof, QueueProof, StatefulMigrationStatus};

@@ -1,13 +1,16 @@
-//! What a user asks for.
+//! The wish: what to move, where to, and how.
+
+use std::fmt;
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::StatefulMigrationStatus;
+use crate::rules;
+use crate::status::StatefulMigrationStatus;
 
-/// Moves a running, stateful pod to another node without losing a message.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+/// Moves a running pod to another node with its memory, while messages keep coming.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[kube(
     group = "migration.ms2m.io",
     version = "v1alpha1",
@@ -15,80 +18,96 @@ use crate::StatefulMigrationStatus;
     plural = "statefulmigrations",
     shortname = "smig",
     namespaced,
-    derive = "PartialEq",
     status = "StatefulMigrationStatus",
+    derive = "PartialEq",
+    doc = "Moves a running pod to another node with its memory, while messages keep coming.",
+    validation = rules::migration_name(),
     printcolumn(name = "Source", type_ = "string", json_path = ".spec.sourcePod"),
     printcolumn(name = "Target node", type_ = "string", json_path = ".status.targetNode"),
     printcolumn(name = "Strategy", type_ = "string", json_path = ".status.strategy"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Lag", type_ = "integer", json_path = ".status.handoff.lag"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = ".status.message",
-        priority = 1
-    )
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
 )]
 #[x_kube(
-    validation = Rule::new(
-        "self.transferMode != 'Registry' || (has(self.checkpointImageRepository) && size(self.checkpointImageRepository) > 0)"
-    ).message("transferMode Registry needs checkpointImageRepository, for example registry.example/checkpoints"),
-    validation = Rule::new(
-        "self.identitySwapMode == 'None' || (has(self.migrationStrategy) && self.migrationStrategy == 'ShadowPod')"
-    ).message("identitySwapMode other than None needs migrationStrategy: ShadowPod"),
-    validation = Rule::new(
-        "self.sourcePod == oldSelf.sourcePod && (has(self.targetNode) ? has(oldSelf.targetNode) && self.targetNode == oldSelf.targetNode : !has(oldSelf.targetNode)) && (has(self.containerName) ? has(oldSelf.containerName) && self.containerName == oldSelf.containerName : !has(oldSelf.containerName)) && (has(self.checkpointImageRepository) ? has(oldSelf.checkpointImageRepository) && self.checkpointImageRepository == oldSelf.checkpointImageRepository : !has(oldSelf.checkpointImageRepository)) && self.transferMode == oldSelf.transferMode && self.identitySwapMode == oldSelf.identitySwapMode && (has(self.messageQueueConfig) ? has(oldSelf.messageQueueConfig) && self.messageQueueConfig == oldSelf.messageQueueConfig : !has(oldSelf.messageQueueConfig))"
-    ).message("a migration can't be changed once created, but for abort and ttlSecondsAfterFinished; create another one")
+    validation = rules::unchanged(),
+    validation = rules::repository_given(),
+    validation = rules::swap_with_shadow_pod()
 )]
 #[serde(rename_all = "camelCase")]
 pub struct StatefulMigrationSpec {
-    /// Pod to move, in the same namespace.
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    /// The pod to move, in the same namespace.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::pod_name())]
     pub source_pod: String,
-    /// Container to checkpoint; absent: the pod's first.
+
+    /// The container to checkpoint. Default: the pod's first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::container_name())]
     pub container_name: Option<String>,
-    /// Node to move to; absent: any schedulable node but the source's.
+
+    /// The node to move to. Default: any schedulable node but the source's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::node_name())]
     pub target_node: Option<String>,
-    /// Repository for the checkpoint image, without scheme, tag or digest.
+
+    /// Repository for the checkpoint image: host and path, without scheme, tag and digest. Required
+    /// for transferMode Registry. The image holds the container's memory, secrets included: treat
+    /// the repository like a Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
-    #[x_kube(validation = Rule::new("!self.contains('://') && !self.contains('@') && !self.matches(':[^/]*$')")
-        .message("name a repository without scheme, tag or digest, for example registry.example/checkpoints"))]
+    #[x_kube(
+        validation = rules::repository_form()[0].clone(),
+        validation = rules::repository_form()[1].clone(),
+        validation = rules::repository_form()[2].clone(),
+        validation = rules::repository_form()[3].clone()
+    )]
     pub checkpoint_image_repository: Option<String>,
-    /// How the target pod comes to be; absent: by owner (`StatefulSet` → `Sequential`, else
-    /// `ShadowPod`).
+
+    /// How the target pod comes to be. Default: by the pod's owner, Sequential for a StatefulSet and
+    /// ShadowPod for all others. The one chosen is written to the status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration_strategy: Option<MigrationStrategy>,
+
     /// How the checkpoint gets to the target node.
     #[serde(default)]
     pub transfer_mode: TransferMode,
-    /// When the target may take over; absent: `Cutoff`.
+
+    /// When the target may take over. Default: chosen for the workload; the choice and its reason
+    /// are written to the status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay_mode: Option<ReplayMode>,
-    /// The longest catch-up, in seconds.
+
+    /// The longest catch-up in seconds; then the target takes over with what it has not applied yet
+    /// still in its queue. Nothing is dropped.
     #[serde(default = "default_cutoff")]
-    #[schemars(range(min = 1, max = 86_400))]
+    #[schemars(range(max = 2_147_483_647))]
+    #[x_kube(validation = rules::cutoff())]
     pub replay_cutoff_seconds: u32,
-    /// Whether a `StatefulSet`'s pod gets its own name back by a second hop.
+
+    /// Whether the pod of a StatefulSet gets its old name back after ShadowPod.
     #[serde(default)]
     pub identity_swap_mode: IdentitySwapMode,
-    /// The broker and the queue that the pod consumes.
+
+    /// The queue that the pod consumes. Leave it out for a pod that consumes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message_queue_config: Option<MessageQueueConfig>,
-    /// Pin a Deployment with one replica to the target node afterwards.
+
+    /// Pin the owning Deployment to the target node after the handoff.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin_to_target_node: Option<bool>,
-    /// Set to true to roll back.
+
+    /// Roll back. Possible until the source has been deleted.
     #[serde(default)]
     pub abort: bool,
-    /// Delete the finished object after so many seconds.
+
+    /// Delete this object so many seconds after it has finished. Default: keep it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 31_536_000))]
+    #[schemars(range(max = 2_147_483_647))]
+    #[x_kube(validation = rules::ttl())]
     pub ttl_seconds_after_finished: Option<u32>,
 }
 
@@ -97,86 +116,145 @@ fn default_cutoff() -> u32 {
 }
 
 /// How the target pod comes to be.
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MigrationStrategy {
     /// A second pod beside the running source.
     ShadowPod,
-    /// Source deleted first, re-created by its owner.
+    /// The source is deleted and re-created by its owner.
     Sequential,
 }
 
 /// How the checkpoint gets to the target node.
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TransferMode {
-    /// Through a container registry.
+    /// As an image in a registry.
     #[default]
     Registry,
-    /// From node to node.
+    /// From node to node, through the agent.
     Direct,
 }
 
 /// When the target may take over.
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayMode {
-    /// When it has caught up, or after `replayCutoffSeconds`.
+    /// Once it has caught up, after `replayCutoffSeconds` at the latest.
     Cutoff,
-    /// Only when it has caught up.
+    /// Only once it has caught up.
     Drain,
-    /// The source waits; nothing is replayed.
+    /// The source waits meanwhile; nothing is replayed.
     Park,
 }
 
-/// Whether a `StatefulSet`'s pod gets its own name back.
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Whether a `StatefulSet`'s pod gets its old name back.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum IdentitySwapMode {
-    /// The shadow pod keeps its name.
+    /// It keeps the shadow's name.
     #[default]
     None,
-    /// A second hop, timed as replay mode `Cutoff`.
+    /// A second move gives it back, timed as `replayMode: Cutoff`.
     ExchangeFence,
-    /// A second hop, timed as replay mode `Drain`.
+    /// A second move gives it back, timed as `replayMode: Drain`.
     Cutoff,
 }
 
-/// The broker and the queue.
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-#[x_kube(
-    validation = Rule::new("has(self.brokerUrl) || has(self.brokerSecretRef)")
-        .message("name the broker by brokerUrl or, with credentials, by brokerSecretRef")
-)]
+/// The queue that the pod consumes and the broker that has it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq)]
+#[x_kube(validation = rules::broker_given())]
 #[serde(rename_all = "camelCase")]
 pub struct MessageQueueConfig {
-    /// The queue that the pod consumes.
-    #[schemars(length(min = 1, max = 200))]
+    /// The queue that the application consumes. The names of the side queues are made from it, so it
+    /// may have 200 characters of AMQP's 255.
+    #[schemars(length(max = 200))]
+    #[x_kube(validation = rules::queue_name())]
     pub queue_name: String,
-    /// `amqp://` or `amqps://` URL; a password in it works, but a Secret is the place for it.
+
+    /// The broker: amqp:// or amqps://, with the vhost as its path. Credentials belong in a Secret
+    /// (brokerSecretRef).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 2048), regex(pattern = r"^amqps?://"))]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = rules::broker_url())]
     pub broker_url: Option<String>,
-    /// Secret with the broker's URL, credentials included; it goes before `brokerUrl`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub broker_secret_ref: Option<SecretKeyRef>,
-    /// Base URL of the management API; absent: the broker's host, port 15672, same credentials.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 2048), regex(pattern = r"^https?://"))]
-    pub management_url: Option<String>,
+
     /// The exchange that feeds the queue.
     #[serde(default)]
     #[schemars(length(max = 255))]
     pub exchange_name: String,
-    /// The routing key of the binding.
+
+    /// The key that the queue is bound with.
     #[serde(default)]
     #[schemars(length(max = 255))]
     pub routing_key: String,
+
+    /// A Secret of this namespace with the broker's URL, credentials included; it takes precedence
+    /// over brokerUrl.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker_secret_ref: Option<SecretKeyRef>,
+
+    /// The broker's management API. Default: the broker's host, port 15672, the same credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = rules::management_url())]
+    pub management_url: Option<String>,
 }
 
-/// One key of a Secret in the migration's namespace.
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+/// One value of a Secret.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
-    /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253))]
+    /// The Secret's name.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::secret_name())]
     pub name: String,
-    /// Key in the Secret.
-    #[schemars(length(min = 1, max = 253))]
+
+    /// The key in the Secret.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::secret_key())]
     pub key: String,
+}
+
+impl MessageQueueConfig {
+    /// Whether a URL in the object itself has a password, which everyone who may read the object
+    /// can see.
+    pub fn has_password(&self) -> bool {
+        [&self.broker_url, &self.management_url]
+            .into_iter()
+            .flatten()
+            .any(|url| credentials(url).is_some_and(|found| found.contains(':')))
+    }
+}
+
+/// What stands before the `@` of a URL.
+fn credentials(url: &str) -> Option<&str> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.rsplit_once('@').map(|(credentials, _)| credentials)
+}
+
+/// A URL for people: without its credentials.
+fn redacted(url: &str) -> String {
+    match credentials(url) {
+        Some(found) => url.replacen(found, "***", 1),
+        None => url.to_owned(),
+    }
+}
+
+/// Never shows a password.
+impl fmt::Debug for MessageQueueConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            queue_name,
+            broker_url,
+            exchange_name,
+            routing_key,
+            broker_secret_ref,
+            management_url,
+        } = self;
+        f.debug_struct("MessageQueueConfig")
+            .field("queue_name", queue_name)
+            .field("broker_url", &broker_url.as_deref().map(redacted))
+            .field("exchange_name", exchange_name)
+            .field("routing_key", routing_key)
+            .field("broker_secret_ref", broker_secret_ref)
+            .field("management_url", &management_url.as_deref().map(redacted))
+            .finish()
+    }
 }
