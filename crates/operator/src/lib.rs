@@ -1,1 +1,144 @@
-//! 
+//! The operator: observe → decide → act → report, once for each migration.
+//!
+//! ```text
+//! watch StatefulMigrations ──► one task per migration (migration.rs)
+//!                                observe.rs   cluster stores, broker session
+//!                                decide.rs    object ⇄ protocol; shadow-protocol decides
+//!                                report.rs    the status, written before anything is done
+//!                                act.rs       effects
+//! ```
+
+mod act;
+pub mod clock;
+pub mod cluster;
+mod decide;
+mod health;
+mod kubelet;
+mod migration;
+mod observe;
+mod prepull;
+mod registry;
+mod report;
+pub mod settings;
+pub mod target_pod;
+pub mod transfer_job;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use kube::core::DeserializeGuard;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch_objects};
+use kube::{Api, Client, ResourceExt};
+use shadow_api::StatefulMigration;
+use shadow_broker::Connector;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use cluster::Cluster;
+use migration::Context;
+use settings::Options;
+
+/// Why the operator stops.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The first listing of the cluster did not end.
+    #[error("watch the cluster: the watch ended before the first listing")]
+    Watch(#[from] kube::runtime::reflector::store::WriterDropped),
+    /// The health endpoint can't be served.
+    #[error("serve health on {address}")]
+    Health {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Runs the operator until `stop` resolves.
+pub async fn run(
+    client: Client,
+    connector: Arc<dyn Connector>,
+    options: Options,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let ready = health::serve(options.health).await?;
+    let cluster = Cluster::watch(client.clone()).await?;
+    let reporter = Reporter { controller: "shadow-operator".to_owned(), instance: None };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let context = Arc::new(Context { cluster, connector, options, recorder });
+    ready.set();
+    tracing::info!("watching migrations");
+    tokio::select! {
+        () = drive(client, context) => {}
+        () = stop => tracing::info!("stopping"),
+    }
+    Ok(())
+}
+
+type Guarded = DeserializeGuard<StatefulMigration>;
+
+/// Starts a task for every migration and brings it the newer versions of its object.
+async fn drive(client: Client, context: Arc<Context>) {
+    let api: Api<Guarded> = Api::all(client);
+    let stream = watch_objects(api, watcher::Config::default()).default_backoff();
+    let mut stream = std::pin::pin!(stream);
+    let mut running: HashMap<String, watch::Sender<StatefulMigration>> = HashMap::new();
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            event = stream.next() => match event {
+                Some(Ok(Event::Apply(object) | Event::InitApply(object))) => {
+                    seen(object, &context, &mut running, &mut tasks);
+                }
+                Some(Ok(Event::Delete(object))) => {
+                    running.remove(&object.uid().unwrap_or_default());
+                }
+                Some(Ok(Event::Init | Event::InitDone)) => {}
+                Some(Err(error)) => tracing::warn!(%error, "watch failed, retrying"),
+                None => return,
+            },
+            Some(ended) = tasks.join_next() => {
+                if let Ok(uid) = ended {
+                    running.remove::<String>(&uid);
+                }
+            }
+        }
+    }
+}
+
+fn seen(
+    object: Guarded,
+    context: &Arc<Context>,
+    running: &mut HashMap<String, watch::Sender<StatefulMigration>>,
+    tasks: &mut JoinSet<String>,
+) {
+    let name = object.name_any();
+    let object = match object.0 {
+        Ok(object) => object,
+        Err(error) => {
+            tracing::warn!(migration = name, error = %error.error, "can't read the object");
+            return;
+        }
+    };
+    let uid = object.uid().unwrap_or_default();
+    if let Some(updates) = running.get(&uid)
+        && updates.send(object.clone()).is_ok()
+    {
+        return;
+    }
+    if decide::is_over(&object) {
+        return;
+    }
+    let (sender, receiver) = watch::channel(object);
+    running.insert(uid.clone(), sender);
+    let context = context.clone();
+    let task = async move {
+        migration::run(context, receiver).await;
+        uid
+    };
+    tasks.spawn(tracing::Instrument::instrument(task, tracing::info_span!("migration", name)));
+}

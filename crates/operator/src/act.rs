@@ -1,0 +1,369 @@
+//! Act: carries out the protocol's effects, each idempotent, in order.
+
+use std::time::Duration;
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use shadow_broker::Session;
+use shadow_protocol::broker::Barrier;
+use shadow_protocol::effect::Effect;
+use shadow_protocol::observation::{Archive, Owner, Trouble};
+use shadow_protocol::phase::{Image, Phase, Plan};
+
+use crate::cluster::Cluster;
+use crate::observe::{broker_trouble, chain};
+use crate::settings::Options;
+use crate::target_pod::{TargetPlan, labels_at_switch, target_pod};
+use crate::transfer_job::{JobPlan, transfer_job};
+use crate::{kubelet, prepull};
+
+/// How long one attempt at the barrier waits for its proof.
+const BARRIER_PATIENCE: Duration = Duration::from_millis(250);
+/// Grace of the target's deletion in seconds: with 0 the API server would not wait for the kubelet
+/// to confirm that the container is gone.
+const TARGET_GRACE: u32 = 1;
+/// ReplicaSets delete the pod with the lowest cost first.
+const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+/// What an effect came to.
+pub enum Outcome {
+    /// Done.
+    Done,
+    /// Under way: to be tried again.
+    NotYet,
+    /// The kubelet's checkpoint.
+    Checkpoint(Archive),
+}
+
+/// Everything an effect may need.
+pub struct Hands<'a> {
+    /// The cluster.
+    pub cluster: &'a Cluster,
+    /// How the operator was started.
+    pub options: &'a Options,
+    /// The migration: namespace, name, UID.
+    pub migration: &'a shadow_api::StatefulMigration,
+    /// The broker, if this state needs it.
+    pub session: Option<&'a dyn Session>,
+    /// The primary queue's lock, if there is a queue.
+    pub lock: Option<&'a str>,
+    /// Where the migration is.
+    pub phase: &'a Phase,
+}
+
+fn kube_trouble(attempted: &str, object: &str, error: &kube::Error) -> Trouble {
+    let permanent = matches!(error, kube::Error::Api(s) if matches!(s.code, 400 | 403 | 422));
+    Trouble {
+        reason: if permanent { "ApiRefused" } else { "ApiUnavailable" }.to_owned(),
+        message: format!("{attempted} {object}: {}", chain(error)),
+        permanent,
+    }
+}
+
+fn not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+fn conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+impl Hands<'_> {
+    /// Carries out one effect.
+    pub async fn perform(&self, effect: &Effect) -> Result<Outcome, Trouble> {
+        match effect {
+            Effect::Lock
+            | Effect::Topology(_)
+            | Effect::Order(_)
+            | Effect::RaiseBarrier(_)
+            | Effect::LowerBarrier(_) => self.at_broker(effect).await,
+            Effect::Checkpoint => self.checkpoint().await,
+            Effect::PrePull => self.pre_pull().await,
+            Effect::DeletePrePull => self.delete_pre_pull().await,
+            Effect::CreateJob => self.create_job().await,
+            Effect::DeleteJob => self.delete_job().await,
+            Effect::CreateTarget => self.create_target().await,
+            Effect::DeleteTarget => self.delete_target().await,
+            Effect::OpenGate => self.open_gate().await,
+            Effect::PreferSource => self.deletion_cost(Some("-2147483647")).await,
+            Effect::UnpreferSource => self.deletion_cost(None).await,
+            Effect::Adopt => self.adopt().await,
+            Effect::DeleteSource => self.delete_source().await,
+            Effect::Retire => self.retire().await,
+            Effect::CloseBroker => {
+                if let Some(session) = self.session {
+                    session.close().await;
+                }
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    async fn at_broker(&self, effect: &Effect) -> Result<Outcome, Trouble> {
+        let session = self.session.ok_or_else(|| Trouble {
+            reason: "BrokerUnreachable".to_owned(),
+            message: "no connection to the broker".to_owned(),
+            permanent: false,
+        })?;
+        let done = match effect {
+            Effect::Lock => session.lock(self.lock.unwrap_or_default()).await,
+            Effect::Topology(change) => session.apply(change).await,
+            Effect::Order(order) => session.order(order).await,
+            Effect::LowerBarrier(queue) => session.lower_barrier(queue).await,
+            Effect::RaiseBarrier(queue) => {
+                return match session.raise_barrier(queue, BARRIER_PATIENCE).await {
+                    Ok(Barrier::Down | Barrier::Raised) => Ok(Outcome::NotYet),
+                    Ok(Barrier::Proved | Barrier::Late) => Ok(Outcome::Done),
+                    Err(error) => Err(broker_trouble(&error)),
+                };
+            }
+            _ => Ok(()),
+        };
+        done.map(|()| Outcome::Done).map_err(|error| broker_trouble(&error))
+    }
+
+    fn namespace(&self) -> String {
+        self.migration.namespace().unwrap_or_default()
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.cluster.client.clone(), &self.namespace())
+    }
+
+    fn jobs(&self) -> Api<Job> {
+        Api::namespaced(self.cluster.client.clone(), &self.namespace())
+    }
+
+    fn plan(&self) -> Result<&Plan, Trouble> {
+        self.phase.plan().ok_or_else(|| Trouble {
+            reason: "NoPlan".to_owned(),
+            message: "the migration has no plan in this phase".to_owned(),
+            permanent: true,
+        })
+    }
+
+    async fn checkpoint(&self) -> Result<Outcome, Trouble> {
+        let plan = self.plan()?;
+        let client = &self.cluster.client;
+        let namespace = self.namespace();
+        let (node, pod) = (&plan.source_node, &plan.source_pod);
+        let done = kubelet::checkpoint(client, node, &namespace, pod, &plan.container).await;
+        done.map(Outcome::Checkpoint).map_err(|error| Trouble {
+            reason: error.reason().to_owned(),
+            message: error.to_string(),
+            permanent: true,
+        })
+    }
+
+    async fn pre_pull(&self) -> Result<Outcome, Trouble> {
+        let plan = self.plan()?;
+        let name = prepull::pod_name(self.migration);
+        if self.cluster.pod(&self.namespace(), &name).is_some() {
+            return Ok(Outcome::Done);
+        }
+        let source = self.cluster.pod(&self.namespace(), &plan.source_pod);
+        let source = source.map(|pod| (*pod).clone()).unwrap_or_default();
+        let pod = prepull::pod(self.migration, &source, &plan.base_image, &plan.target_node);
+        created(self.pods().create(&PostParams::default(), &pod).await, "create pod", &name)
+    }
+
+    async fn delete_pre_pull(&self) -> Result<Outcome, Trouble> {
+        let name = prepull::pod_name(self.migration);
+        match self.pods().delete(&name, &DeleteParams::default().grace_period(0)).await {
+            Err(error) if !not_found(&error) => Err(kube_trouble("delete pod", &name, &error)),
+            _ => Ok(Outcome::Done),
+        }
+    }
+
+    async fn create_job(&self) -> Result<Outcome, Trouble> {
+        let plan = self.plan()?;
+        let archive = self.phase.taken().map(|taken| taken.archive.path.clone());
+        let archive = archive.ok_or_else(|| Trouble {
+            reason: "NoArchive".to_owned(),
+            message: "no checkpoint archive to transfer".to_owned(),
+            permanent: true,
+        })?;
+        let job = transfer_job(&JobPlan {
+            migration: self.migration,
+            node: &plan.source_node,
+            archive: &archive,
+            reference: &format!("{}:{}", plan.repository, self.image_tag(plan)),
+            container: &plan.container,
+            image: &self.options.transfer_image,
+            registry_secret: self.options.registry_secret.as_deref(),
+        });
+        created(
+            self.jobs().create(&PostParams::default(), &job).await,
+            "create Job",
+            &job.name_any(),
+        )
+    }
+
+    /// Unique per migration, readable in the registry, within the 128 characters of a tag.
+    fn image_tag(&self, plan: &Plan) -> String {
+        let id: String = self
+            .migration
+            .uid()
+            .unwrap_or_default()
+            .chars()
+            .filter(char::is_ascii_alphanumeric)
+            .take(10)
+            .collect();
+        let pod: String = plan.source_pod.chars().take(100).collect();
+        format!("{pod}-{id}")
+    }
+
+    async fn delete_job(&self) -> Result<Outcome, Trouble> {
+        let name = crate::transfer_job::job_name(self.migration);
+        let params = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            ..DeleteParams::default()
+        };
+        match self.jobs().delete(&name, &params).await {
+            Err(error) if !not_found(&error) => Err(kube_trouble("delete Job", &name, &error)),
+            _ => Ok(Outcome::Done),
+        }
+    }
+
+    async fn create_target(&self) -> Result<Outcome, Trouble> {
+        let plan = self.plan()?;
+        let image: &Image = self.phase.image().ok_or_else(|| Trouble {
+            reason: "NoImage".to_owned(),
+            message: "no checkpoint image to restore".to_owned(),
+            permanent: true,
+        })?;
+        if let Some(found) = self.cluster.pod(&self.namespace(), &plan.target_pod)
+            && found.labels().get(shadow_api::LABEL_MIGRATION) == Some(&self.migration.name_any())
+        {
+            return Ok(Outcome::Done);
+        }
+        let source = self
+            .pods()
+            .get(&plan.source_pod)
+            .await
+            .map_err(|error| kube_trouble("read source pod", &plan.source_pod, &error))?;
+        let pod = target_pod(
+            &source,
+            &TargetPlan {
+                migration: self.migration,
+                name: &plan.target_pod,
+                container: &plan.container,
+                image: &image.reference,
+                node: &plan.target_node,
+                replaced_by_owner: matches!(plan.owner, Owner::Deployment { .. }),
+            },
+        );
+        created(
+            self.pods().create(&PostParams::default(), &pod).await,
+            "create target pod",
+            &plan.target_pod,
+        )
+    }
+
+    async fn delete_target(&self) -> Result<Outcome, Trouble> {
+        let plan = self.plan()?;
+        let name = &plan.target_pod;
+        let found = match self.pods().get(name).await {
+            Ok(found) => found,
+            Err(error) if not_found(&error) => return Ok(Outcome::Done),
+            Err(error) => return Err(kube_trouble("read target pod", name, &error)),
+        };
+        // A pod of that name that isn't ours is none of our business.
+        if found.labels().get(shadow_api::LABEL_MIGRATION) != Some(&self.migration.name_any()) {
+            return Ok(Outcome::Done);
+        }
+        match self.pods().delete(name, &DeleteParams::default().grace_period(TARGET_GRACE)).await {
+            Err(error) if !not_found(&error) => {
+                Err(kube_trouble("delete target pod", name, &error))
+            }
+            _ => Ok(Outcome::Done),
+        }
+    }
+
+    async fn open_gate(&self) -> Result<Outcome, Trouble> {
+        let name = &self.plan()?.target_pod;
+        let condition = json!({
+            "type": shadow_api::GATE_HANDOFF,
+            "status": "True",
+            "reason": "HandedOff",
+            "lastTransitionTime": jiff::Timestamp::now().round(jiff::Unit::Second).ok(),
+        });
+        let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
+        let done = self.pods().patch_status(name, &PatchParams::default(), &patch).await;
+        patched(done, "open the readiness gate of target pod", name)
+    }
+
+    async fn deletion_cost(&self, cost: Option<&str>) -> Result<Outcome, Trouble> {
+        let plan = self.plan()?;
+        let name = &plan.source_pod;
+        let annotated = self
+            .cluster
+            .pod(&self.namespace(), name)
+            .is_some_and(|pod| pod.annotations().contains_key(DELETION_COST));
+        if cost.is_none() && !annotated {
+            return Ok(Outcome::Done);
+        }
+        // The UID makes it fail on another pod of that name.
+        let patch = Patch::Merge(json!({ "metadata": {
+            "uid": plan.source_uid,
+            "annotations": { DELETION_COST: cost },
+        }}));
+        match self.pods().patch(name, &PatchParams::default(), &patch).await {
+            Err(error) if conflict(&error) => Ok(Outcome::Done),
+            done => patched(done, "set the deletion cost of source pod", name),
+        }
+    }
+
+    /// Gives the target the labels that Services and the owner select, from the living source.
+    /// A source that is gone already has been replaced: then the labels are there.
+    async fn adopt(&self) -> Result<Outcome, Trouble> {
+        let plan = self.plan()?;
+        let Some(source) = self.cluster.pod(&self.namespace(), &plan.source_pod) else {
+            return Ok(Outcome::Done);
+        };
+        let name = &plan.target_pod;
+        let patch = Patch::Merge(json!({ "metadata": { "labels": labels_at_switch(&source) } }));
+        let done = self.pods().patch(name, &PatchParams::default(), &patch).await;
+        patched(done, "label target pod", name)
+    }
+
+    /// See `docs/adr/0001-restored-at-most-once.md`.
+    async fn retire(&self) -> Result<Outcome, Trouble> {
+        Ok(Outcome::Done)
+    }
+
+    async fn delete_source(&self) -> Result<Outcome, Trouble> {
+        let plan = self.plan()?;
+        let params = DeleteParams {
+            preconditions: Some(kube::api::Preconditions {
+                uid: Some(plan.source_uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        match self.pods().delete(&plan.source_pod, &params).await {
+            // 409: the pod of that name is another one, so ours is gone.
+            Err(error) if !not_found(&error) && !conflict(&error) => {
+                Err(kube_trouble("delete source pod", &plan.source_pod, &error))
+            }
+            _ => Ok(Outcome::Done),
+        }
+    }
+}
+
+fn created<K>(result: kube::Result<K>, attempted: &str, name: &str) -> Result<Outcome, Trouble> {
+    match result {
+        Err(error) if !conflict(&error) => Err(kube_trouble(attempted, name, &error)),
+        _ => Ok(Outcome::Done),
+    }
+}
+
+fn patched<K>(result: kube::Result<K>, attempted: &str, name: &str) -> Result<Outcome, Trouble> {
+    match result {
+        Err(error) if !not_found(&error) => Err(kube_trouble(attempted, name, &error)),
+        _ => Ok(Outcome::Done),
+    }
+}

@@ -1,0 +1,91 @@
+//! The cluster as the operator watches it: local stores of pods, Jobs and nodes, and one bell that
+//! rings when any of them changes.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+/// Stores that follow the API server.
+#[derive(Clone)]
+pub struct Cluster {
+    /// The API server.
+    pub client: Client,
+    /// Pods of all namespaces: the source may be anyone's.
+    pub pods: Store<Pod>,
+    /// The migrations' transfer Jobs.
+    pub jobs: Store<Job>,
+    /// Nodes.
+    pub nodes: Store<Node>,
+    /// ReplicaSets, to find a pod's Deployment.
+    pub replica_sets: Store<ReplicaSet>,
+    bell: watch::Sender<u64>,
+}
+
+impl Cluster {
+    /// Begins to watch and returns when all stores are filled.
+    pub async fn watch(client: Client) -> Result<Self, reflector::store::WriterDropped> {
+        let (bell, _) = watch::channel(0);
+        let ours = watcher::Config::default().labels(shadow_api::LABEL_MIGRATION);
+        let all = watcher::Config::default();
+        let cluster = Self {
+            pods: follow(Api::all(client.clone()), all.clone(), &bell),
+            jobs: follow(Api::all(client.clone()), ours, &bell),
+            nodes: follow(Api::all(client.clone()), all.clone(), &bell),
+            replica_sets: follow(Api::all(client.clone()), all, &bell),
+            client,
+            bell,
+        };
+        cluster.pods.wait_until_ready().await?;
+        cluster.jobs.wait_until_ready().await?;
+        cluster.nodes.wait_until_ready().await?;
+        cluster.replica_sets.wait_until_ready().await?;
+        Ok(cluster)
+    }
+
+    /// A receiver that changes whenever a store does.
+    pub fn bell(&self) -> watch::Receiver<u64> {
+        self.bell.subscribe()
+    }
+
+    /// The pod `name` in `namespace`, as last seen.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.pods.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// The Job `name` in `namespace`, as last seen.
+    pub fn job(&self, namespace: &str, name: &str) -> Option<Arc<Job>> {
+        self.jobs.get(&ObjectRef::new(name).within(namespace))
+    }
+}
+
+fn follow<K>(api: Api<K>, config: watcher::Config, bell: &watch::Sender<u64>) -> Store<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone,
+{
+    let (store, writer) = reflector::store();
+    let bell = bell.clone();
+    let stream = watcher(api, config).default_backoff().reflect(writer);
+    tokio::spawn(async move {
+        let mut stream = std::pin::pin!(stream);
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(_) => bell.send_modify(|count| *count = count.wrapping_add(1)),
+                Err(error) => {
+                    tracing::warn!(%error, kind = %K::kind(&()), "watch failed, retrying")
+                }
+            }
+        }
+    });
+    store
+}

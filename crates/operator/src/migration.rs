@@ -1,0 +1,517 @@
+//! One migration's loop: observe → decide → store → act, again and again until it is over.
+//!
+//! Everything that matters is in the object and at the broker. [`Memory`] holds only what a new
+//! leader finds out by itself: that the effects of the present step have been carried out, and the
+//! connections. Losing it means doing a step again, which is harmless: effects are idempotent.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Resource, ResourceExt};
+use serde_json::json;
+use shadow_api::StatefulMigration;
+use shadow_broker::{Connector, Session};
+use shadow_protocol::broker::Survey;
+use shadow_protocol::decide::{Decision, decide, interest};
+use shadow_protocol::names::{Names, control_queue, lock_queue};
+use shadow_protocol::observation::{Archive, BrokerView, Observation, Preflight, Trouble};
+use shadow_protocol::pending::target_name;
+use shadow_protocol::phase::{Phase, State};
+use shadow_protocol::spec::Spec;
+use tokio::sync::watch;
+
+use crate::act::{Hands, Outcome};
+use crate::cluster::Cluster;
+use crate::observe::{self, broker_trouble, chain};
+use crate::settings::Options;
+use crate::{clock, decide as mapping, report};
+
+/// How often a status that only changed in its figures is written.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// First and longest pause after a failure.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// What all migrations share.
+pub struct Context {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Way to brokers.
+    pub connector: Arc<dyn Connector>,
+    /// How the operator was started.
+    pub options: Options,
+    /// Events.
+    pub recorder: kube::runtime::events::Recorder,
+}
+
+/// What a new leader would find out by itself.
+#[derive(Default)]
+struct Memory {
+    session: Option<Box<dyn Session>>,
+    /// How many effects of the present step have been carried out.
+    done: usize,
+    /// All of them.
+    acted: bool,
+    archive: Option<Archive>,
+    trouble: Option<Trouble>,
+    failures: u32,
+    survey: Option<Survey>,
+    registry: Option<Result<(), String>>,
+    broker: Option<BrokerView>,
+    reported: Option<Instant>,
+    said: String,
+}
+
+impl Memory {
+    /// A new step begins.
+    fn next_step(&mut self) {
+        self.done = 0;
+        self.acted = false;
+        self.archive = None;
+        self.trouble = None;
+        self.failures = 0;
+    }
+
+    fn fail(&mut self, trouble: Trouble) {
+        self.failures = self.failures.saturating_add(1);
+        self.trouble = Some(trouble);
+    }
+
+    fn backoff(&self) -> Duration {
+        let factor = 2u32.saturating_pow(self.failures.saturating_sub(1).min(8));
+        BACKOFF.0.saturating_mul(factor).min(BACKOFF.1)
+    }
+}
+
+/// One migration and its loop.
+pub struct Migration {
+    context: Arc<Context>,
+    object: StatefulMigration,
+    memory: Memory,
+}
+
+/// What to do after a cycle.
+enum After {
+    Stop,
+    Sleep(Duration),
+}
+
+/// Why the object could not be written.
+enum Unwritten {
+    /// Someone else wrote it; the fresh one has been read.
+    Stale,
+    /// It is gone.
+    Gone,
+    /// The API server did not take it.
+    Failed(Trouble),
+}
+
+/// Runs a migration until it is over or its object is gone. `updates` brings newer versions of the
+/// object as they are seen.
+pub async fn run(context: Arc<Context>, mut updates: watch::Receiver<StatefulMigration>) {
+    let object = updates.borrow_and_update().clone();
+    let mut bell = context.cluster.bell();
+    let mut migration = Migration { context, object, memory: Memory::default() };
+    loop {
+        bell.borrow_and_update();
+        let After::Sleep(pause) = migration.cycle().await else { break };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = bell.changed() => {}
+            changed = updates.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let seen = updates.borrow_and_update().clone();
+                migration.refresh(seen);
+            }
+        }
+    }
+    if let Some(session) = migration.memory.session.take() {
+        session.close().await;
+    }
+}
+
+impl Migration {
+    fn api(&self) -> Api<StatefulMigration> {
+        let namespace = self.object.namespace().unwrap_or_default();
+        Api::namespaced(self.context.cluster.client.clone(), &namespace)
+    }
+
+    /// Takes the user's part of a newer version; the status is only ever written here, so the
+    /// stored state of a version seen later can't be newer than ours.
+    fn refresh(&mut self, seen: StatefulMigration) {
+        self.object.spec = seen.spec;
+        self.object.metadata.deletion_timestamp = seen.metadata.deletion_timestamp;
+    }
+
+    async fn cycle(&mut self) -> After {
+        let state = match mapping::stored(&self.object) {
+            Ok(Some(state)) => state,
+            Ok(None) => return self.begin().await,
+            Err(sentence) => {
+                self.say("FormatTooNew", &sentence, true).await;
+                return After::Sleep(BACKOFF.1);
+            }
+        };
+        let spec = mapping::spec(&self.object);
+        let seen = self.observe(&spec, &state).await;
+        let protocol = &self.context.options.protocol;
+        let decision = decide(&spec, protocol, &state, &seen, clock::now());
+        if decision.state != state {
+            return match self.store(&state, &decision, &seen).await {
+                Ok(()) => {
+                    self.memory.next_step();
+                    self.act(&spec, &decision).await
+                }
+                Err(Unwritten::Stale) => After::Sleep(Duration::ZERO),
+                Err(Unwritten::Gone) => After::Stop,
+                Err(Unwritten::Failed(trouble)) => {
+                    self.memory.fail(trouble);
+                    After::Sleep(self.memory.backoff())
+                }
+            };
+        }
+        self.report_figures(&state, &decision, &seen).await;
+        if decision.effects.is_empty() {
+            return self.rest(&state, &decision).await;
+        }
+        self.act(&spec, &decision).await
+    }
+
+    /// The first write: the finalizer and the state, before anything is looked at.
+    async fn begin(&mut self) -> After {
+        if self.object.metadata.deletion_timestamp.is_some() {
+            return self.release().await;
+        }
+        let now = clock::now();
+        let state = State::new(now);
+        let patch = json!({ "metadata": { "finalizers": [shadow_api::FINALIZER] } });
+        let name = self.object.name_any();
+        let patched = self.api().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        match patched {
+            Ok(object) => self.object = object,
+            Err(kube::Error::Api(status)) if status.code == 404 => return After::Stop,
+            Err(error) => {
+                tracing::warn!(%error, migration = name, "can't add the finalizer");
+                return After::Sleep(BACKOFF.1);
+            }
+        }
+        let decision = Decision { state, effects: Vec::new(), wake: None, waiting: String::new() };
+        let stored = self.store(&decision.state.clone(), &decision, &Observation::default()).await;
+        match stored {
+            Ok(()) | Err(Unwritten::Stale) => After::Sleep(Duration::ZERO),
+            Err(Unwritten::Gone) => After::Stop,
+            Err(Unwritten::Failed(_)) => After::Sleep(BACKOFF.1),
+        }
+    }
+
+    /// Nothing to do but wait; a migration that is over lets its object go.
+    async fn rest(&mut self, state: &State, decision: &Decision) -> After {
+        if let Some(wake) = decision.wake {
+            let wake = Duration::from_millis(wake);
+            let wake =
+                if self.memory.trouble.is_some() { wake.max(self.memory.backoff()) } else { wake };
+            return After::Sleep(wake);
+        }
+        if let Some(session) = self.memory.session.take() {
+            session.close().await;
+        }
+        if self.object.metadata.deletion_timestamp.is_some() {
+            return self.release().await;
+        }
+        let Some(ttl) = self.object.spec.ttl_seconds_after_finished else {
+            return self.release().await;
+        };
+        let left = Duration::from_secs(ttl.into())
+            .saturating_sub(Duration::from_millis(clock::now().since(state.since)));
+        if !left.is_zero() {
+            return After::Sleep(left);
+        }
+        let name = self.object.name_any();
+        if let Err(error) = self.api().delete(&name, &DeleteParams::default()).await {
+            tracing::warn!(%error, migration = name, "can't delete the finished object");
+            return After::Sleep(BACKOFF.1);
+        }
+        self.release().await
+    }
+
+    /// Takes the finalizer away: nothing is left to undo.
+    async fn release(&mut self) -> After {
+        if self.object.finalizers().is_empty() {
+            return After::Stop;
+        }
+        let name = self.object.name_any();
+        let keep: Vec<&String> =
+            self.object.finalizers().iter().filter(|f| *f != shadow_api::FINALIZER).collect();
+        let patch = Patch::Merge(json!({ "metadata": { "finalizers": keep } }));
+        match self.api().patch(&name, &PatchParams::default(), &patch).await {
+            Err(error) if !matches!(&error, kube::Error::Api(s) if s.code == 404) => {
+                tracing::warn!(%error, migration = name, "can't remove the finalizer");
+                After::Sleep(BACKOFF.1)
+            }
+            _ => After::Stop,
+        }
+    }
+
+    async fn observe(&mut self, spec: &Spec, state: &State) -> Observation {
+        let wanted = interest(&state.phase);
+        let namespace = self.object.namespace().unwrap_or_default();
+        let name = self.object.name_any();
+        let context = self.context.clone();
+        let cluster = &context.cluster;
+        let pod = |pod_name: &str| {
+            let found = cluster.pod(&namespace, pod_name)?;
+            Some(observe::pod(cluster, &found, spec.container.as_deref(), &name))
+        };
+        let target = target_name(&spec.source_pod);
+        let target = pod(state.phase.plan().map_or(target.as_str(), |plan| &plan.target_pod));
+        let job_name = crate::transfer_job::job_name(&self.object);
+        let job = wanted
+            .job
+            .then(|| cluster.job(&namespace, &job_name))
+            .flatten()
+            .map(|job| observe::job(cluster, &job));
+        let prepull = wanted
+            .prepull
+            .then(|| cluster.pod(&namespace, &crate::prepull::pod_name(&self.object)))
+            .flatten()
+            .map(|pod| crate::prepull::progress(&pod));
+        let broker = self.look_at_broker(spec, state).await;
+        let preflight = if wanted.preflight {
+            Some(self.preflight(spec, target.is_some()).await)
+        } else {
+            None
+        };
+        Observation {
+            acted: self.memory.acted,
+            trouble: self.memory.trouble.clone(),
+            source: pod(&spec.source_pod),
+            target: target.filter(|pod| pod.ours),
+            preflight,
+            job,
+            prepull,
+            archive: self.memory.archive.clone(),
+            broker,
+        }
+    }
+
+    async fn preflight(&mut self, spec: &Spec, target_exists: bool) -> Preflight {
+        if !matches!(self.memory.registry, Some(Ok(())))
+            && let Some(repository) = &spec.repository
+        {
+            self.memory.registry = Some(crate::registry::ping(repository).await);
+        }
+        Preflight {
+            nodes: observe::nodes(&self.context.cluster),
+            name_taken: target_exists,
+            registry: self.memory.registry.clone(),
+            survey: self.memory.survey.clone(),
+            unready_siblings: 0,
+        }
+    }
+
+    /// The broker's part of the observation. Before the lock is held nothing is asked; a lost
+    /// connection is opened again and the present step begins anew.
+    async fn look_at_broker(&mut self, spec: &Spec, state: &State) -> Option<BrokerView> {
+        let queue = spec.queue.as_ref()?;
+        if state.phase.is_final() {
+            return None;
+        }
+        if matches!(state.phase, Phase::Pending) && !self.memory.acted {
+            return None;
+        }
+        let found = self.ask_broker(spec, state, queue).await;
+        match found {
+            Ok(view) => {
+                if self.memory.acted {
+                    self.memory.trouble = None;
+                    self.memory.failures = 0;
+                }
+                self.memory.broker = Some(view.clone());
+                Some(view)
+            }
+            Err(error) => {
+                let trouble = broker_trouble(&error);
+                tracing::warn!(message = trouble.message, "broker");
+                self.memory.fail(trouble);
+                None
+            }
+        }
+    }
+
+    async fn ask_broker(
+        &mut self,
+        spec: &Spec,
+        state: &State,
+        queue: &str,
+    ) -> Result<BrokerView, shadow_broker::Error> {
+        self.connect(queue).await?;
+        let Some(session) = self.memory.session.as_deref() else {
+            return Ok(BrokerView::default());
+        };
+        let wanted = interest(&state.phase);
+        if wanted.preflight {
+            let survey = session.survey(queue, &control_queue(&spec.source_pod)).await?;
+            let there = survey.queue.is_some();
+            self.memory.survey = Some(survey);
+            if !there {
+                return Ok(BrokerView::default());
+            }
+        }
+        observe::broker(session, &Names::new(queue, &spec.uid), wanted).await
+    }
+
+    /// Makes sure that there is a living session that holds the lock.
+    async fn connect(&mut self, queue: &str) -> Result<(), shadow_broker::Error> {
+        if self.memory.session.as_ref().is_some_and(|session| session.alive()) {
+            return Ok(());
+        }
+        if let Some(dead) = self.memory.session.take() {
+            dead.close().await;
+            self.memory.next_step();
+        }
+        let target = mapping::broker_target(&self.context.cluster.client, &self.object).await?;
+        let name =
+            format!("{}/{}", self.object.namespace().unwrap_or_default(), self.object.name_any());
+        let session = self.context.connector.open(&target, &name).await?;
+        if let Err(error) = session.lock(&lock_queue(queue)).await {
+            session.close().await;
+            return Err(error);
+        }
+        self.memory.session = Some(session);
+        Ok(())
+    }
+
+    async fn act(&mut self, spec: &Spec, decision: &Decision) -> After {
+        let lock = spec.queue.as_deref().map(lock_queue);
+        let final_phase = decision.state.phase.is_final();
+        if let Some(queue) = spec.queue.as_deref().filter(|_| !final_phase)
+            && let Err(error) = self.connect(queue).await
+        {
+            self.memory.fail(broker_trouble(&error));
+            return After::Sleep(self.memory.backoff());
+        }
+        let context = self.context.clone();
+        while let Some(effect) = decision.effects.get(self.memory.done) {
+            let hands = Hands {
+                cluster: &context.cluster,
+                options: &context.options,
+                migration: &self.object,
+                session: self.memory.session.as_deref(),
+                lock: lock.as_deref(),
+                phase: &decision.state.phase,
+            };
+            let begun = Instant::now();
+            let outcome = hands.perform(effect).await;
+            tracing::debug!(
+                effect = effect.name(),
+                millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                ok = outcome.is_ok(),
+                "acted"
+            );
+            match outcome {
+                Ok(Outcome::Done) => self.memory.done += 1,
+                Ok(Outcome::Checkpoint(archive)) => {
+                    self.memory.archive = Some(archive);
+                    self.memory.done += 1;
+                }
+                Ok(Outcome::NotYet) => return After::Sleep(Duration::from_millis(5)),
+                Err(trouble) => {
+                    tracing::warn!(effect = effect.name(), message = trouble.message, "failed");
+                    self.memory.fail(trouble);
+                    return After::Sleep(self.memory.backoff());
+                }
+            }
+        }
+        self.memory.acted = true;
+        self.memory.trouble = None;
+        self.memory.failures = 0;
+        After::Sleep(Duration::ZERO)
+    }
+
+    /// Stores a new state before it is acted on. The object's `resourceVersion` is the fence.
+    async fn store(
+        &mut self,
+        old: &State,
+        decision: &Decision,
+        seen: &Observation,
+    ) -> Result<(), Unwritten> {
+        let mut object = self.object.clone();
+        object.status = Some(report::status(&self.object, decision, seen));
+        self.write(object).await?;
+        for event in report::events(old, &decision.state) {
+            self.publish(event).await;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, object: StatefulMigration) -> Result<(), Unwritten> {
+        let name = object.name_any();
+        let written = self.api().replace_status(&name, &PostParams::default(), &object).await;
+        match written {
+            Ok(object) => {
+                self.object = object;
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                let ours = mapping::stored(&self.object).ok().flatten();
+                match self.api().get_opt(&name).await {
+                    Ok(Some(fresh)) => {
+                        // Another writer of the state: what this process remembers is worthless.
+                        if mapping::stored(&fresh).ok().flatten() != ours {
+                            self.memory = Memory::default();
+                        }
+                        self.object = fresh;
+                        Err(Unwritten::Stale)
+                    }
+                    Ok(None) => Err(Unwritten::Gone),
+                    Err(error) => Err(Unwritten::Failed(api_trouble(&name, &error))),
+                }
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => Err(Unwritten::Gone),
+            Err(error) => Err(Unwritten::Failed(api_trouble(&name, &error))),
+        }
+    }
+
+    /// Writes a status whose state is the same when its figures or its message have changed.
+    async fn report_figures(&mut self, state: &State, decision: &Decision, seen: &Observation) {
+        let recent = self.memory.reported.is_some_and(|at| at.elapsed() < REPORT_EVERY);
+        // Nothing may delay the source while it stands still.
+        if recent || state.phase.is_final() || report::standing_still(&state.phase) {
+            return;
+        }
+        let status = report::status(&self.object, decision, seen);
+        if self.object.status.as_ref() == Some(&status) {
+            return;
+        }
+        self.memory.reported = Some(Instant::now());
+        let mut object = self.object.clone();
+        object.status = Some(status);
+        // A conflict is no loss: the next write brings the figures.
+        let _ = self.write(object).await;
+    }
+
+    async fn say(&mut self, reason: &'static str, sentence: &str, warning: bool) {
+        if self.memory.said == sentence {
+            return;
+        }
+        sentence.clone_into(&mut self.memory.said);
+        self.publish(report::event(reason, sentence.to_owned(), warning)).await;
+    }
+
+    async fn publish(&self, event: kube::runtime::events::Event) {
+        let reference = self.object.object_ref(&());
+        if let Err(error) = self.context.recorder.publish(&event, &reference).await {
+            tracing::warn!(%error, "can't publish an event");
+        }
+    }
+}
+
+fn api_trouble(name: &str, error: &kube::Error) -> Trouble {
+    Trouble {
+        reason: "ApiUnavailable".to_owned(),
+        message: format!("write the status of migration {name}: {}", chain(error)),
+        permanent: false,
+    }
+}

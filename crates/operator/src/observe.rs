@@ -1,0 +1,228 @@
+//! Observe: the cluster's and the broker's words in the protocol's terms.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::batch::v1 as batch;
+use k8s_openapi::api::core::v1 as core;
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+use serde::Deserialize;
+use shadow_broker::Session;
+use shadow_protocol::names::Names;
+use shadow_protocol::observation::{
+    BrokerView, Container, Interest, Job, Node, Owner, Pod, Trouble,
+};
+
+use crate::cluster::Cluster;
+use crate::prepull::pullable;
+use crate::target_pod::pod_problems;
+
+/// A pod in the protocol's terms.
+pub fn pod(cluster: &Cluster, pod: &core::Pod, container: Option<&str>, migration: &str) -> Pod {
+    let status = pod.status.clone().unwrap_or_default();
+    let spec = pod.spec.clone().unwrap_or_default();
+    let condition = |kind: &str| {
+        let conditions = status.conditions.as_deref().unwrap_or_default();
+        conditions.iter().any(|c| c.type_ == kind && c.status == "True")
+    };
+    let phase = status.phase.as_deref().unwrap_or_default();
+    let containers: Vec<String> = spec.containers.iter().map(|c| c.name.clone()).collect();
+    let chosen = container.map(str::to_owned).or_else(|| containers.first().cloned());
+    Pod {
+        uid: pod.uid().unwrap_or_default(),
+        node: spec.node_name.clone(),
+        ip: status.pod_ip.clone(),
+        running: phase == "Running",
+        ended: matches!(phase, "Failed" | "Succeeded"),
+        ready: condition("Ready"),
+        containers_ready: condition("ContainersReady"),
+        terminating: pod.metadata.deletion_timestamp.is_some(),
+        owner: owner(cluster, pod),
+        statuses: statuses(&spec, &status),
+        problems: chosen.map(|name| pod_problems(pod, &name)).unwrap_or_default(),
+        waiting: waiting(&status),
+        ours: pod.labels().get(shadow_api::LABEL_MIGRATION).is_some_and(|name| name == migration),
+        containers,
+    }
+}
+
+fn statuses(spec: &core::PodSpec, status: &core::PodStatus) -> BTreeMap<String, Container> {
+    let images: BTreeMap<&str, &str> = spec
+        .containers
+        .iter()
+        .map(|c| (c.name.as_str(), c.image.as_deref().unwrap_or_default()))
+        .collect();
+    let list = status.container_statuses.as_deref().unwrap_or_default();
+    list.iter()
+        .map(|found| {
+            let container = Container {
+                id: found.container_id.clone().unwrap_or_default(),
+                running: found.state.as_ref().is_some_and(|state| state.running.is_some()),
+                restarts: u32::try_from(found.restart_count).unwrap_or(0),
+                image: pullable(
+                    images.get(found.name.as_str()).copied().unwrap_or_default(),
+                    &found.image_id,
+                ),
+            };
+            (found.name.clone(), container)
+        })
+        .collect()
+}
+
+fn waiting(status: &core::PodStatus) -> Option<String> {
+    let list = status.container_statuses.as_deref().unwrap_or_default();
+    list.iter().find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.as_deref().unwrap_or("waiting");
+        Some(match &waiting.message {
+            Some(message) => format!("{reason}: {message}"),
+            None => reason.to_owned(),
+        })
+    })
+}
+
+fn owner(cluster: &Cluster, pod: &core::Pod) -> Owner {
+    let Some(owner) = pod.owner_references().iter().find(|o| o.controller == Some(true)) else {
+        return Owner::Bare;
+    };
+    let other = || Owner::Other { kind: owner.kind.clone(), name: owner.name.clone() };
+    match owner.kind.as_str() {
+        "StatefulSet" => Owner::StatefulSet(owner.name.clone()),
+        "ReplicaSet" => {
+            let namespace = pod.namespace().unwrap_or_default();
+            let set = cluster.replica_sets.get(&ObjectRef::new(&owner.name).within(&namespace));
+            let deployment = set.and_then(|set| {
+                let owners = set.owner_references();
+                owners.iter().find(|o| o.kind == "Deployment").map(|o| o.name.clone())
+            });
+            match deployment {
+                Some(deployment) => {
+                    Owner::Deployment { replica_set: owner.name.clone(), deployment }
+                }
+                None => other(),
+            }
+        }
+        _ => other(),
+    }
+}
+
+/// All nodes, sorted by name.
+pub fn nodes(cluster: &Cluster) -> Vec<Node> {
+    let mut nodes: Vec<Node> = cluster.nodes.state().iter().map(|node| self::node(node)).collect();
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    nodes
+}
+
+fn node(node: &core::Node) -> Node {
+    let spec = node.spec.clone().unwrap_or_default();
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref());
+    Node {
+        name: node.name_any(),
+        schedulable: !spec.unschedulable.unwrap_or(false),
+        ready: conditions
+            .unwrap_or_default()
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True"),
+    }
+}
+
+/// What `shadow transfer` leaves as its termination message.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TransferReport {
+    Done { image: String, bytes: u64 },
+    Failed { error: String },
+}
+
+/// The transfer Job in the protocol's terms: its pod's termination message has the result.
+pub fn job(cluster: &Cluster, job: &batch::Job) -> Job {
+    let status = job.status.clone().unwrap_or_default();
+    let failed = status.conditions.as_deref().unwrap_or_default().iter().find(|condition| {
+        matches!(condition.type_.as_str(), "Failed" | "FailureTarget") && condition.status == "True"
+    });
+    let name = job.name_any();
+    let namespace = job.namespace().unwrap_or_default();
+    let reports: Vec<TransferReport> = cluster
+        .pods
+        .state_filter(|pod| {
+            pod.namespace().as_deref() == Some(&namespace)
+                && pod.labels().get("batch.kubernetes.io/job-name") == Some(&name)
+        })
+        .iter()
+        .filter_map(|pod| report(pod))
+        .collect();
+    let mut last_error = None;
+    for report in reports {
+        match report {
+            TransferReport::Done { image, bytes } => return Job::Done { image, bytes },
+            TransferReport::Failed { error } => last_error = Some(error),
+        }
+    }
+    match failed {
+        Some(condition) => Job::Failed(last_error.unwrap_or_else(|| {
+            condition.message.clone().unwrap_or_else(|| "the Job failed".to_owned())
+        })),
+        None => Job::Running,
+    }
+}
+
+fn report(pod: &core::Pod) -> Option<TransferReport> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    let ended = statuses.first()?.state.as_ref()?.terminated.as_ref()?;
+    serde_json::from_str(ended.message.as_deref()?.trim()).ok()
+}
+
+/// Reads from the broker what `interest` asks for, and nothing else.
+pub async fn broker(
+    session: &dyn Session,
+    names: &Names,
+    interest: Interest,
+) -> Result<BrokerView, shadow_broker::Error> {
+    let mut view = BrokerView::default();
+    if interest.primary {
+        view.primary = session.counts(&names.primary).await?;
+    }
+    if interest.s1 {
+        view.s1 = session.counts(&names.s1).await?;
+    }
+    if interest.s2 {
+        view.s2 = session.counts(&names.s2).await?;
+    }
+    if interest.bindings {
+        view.bindings = Some(session.bindings(&names.primary).await?);
+    }
+    if interest.emptiness {
+        view.emptiness = Some(session.emptiness(&names.primary).await?);
+    }
+    if interest.barriers {
+        view.barrier_s1 = Some(session.barrier(&names.s1));
+        view.barrier_s2 = Some(session.barrier(&names.s2));
+    }
+    Ok(view)
+}
+
+/// A broker's failure in the protocol's terms.
+pub fn broker_trouble(error: &shadow_broker::Error) -> Trouble {
+    use shadow_broker::Error as E;
+    let (reason, permanent) = match error {
+        E::Locked { .. } => ("QueueLocked", true),
+        E::Invalid { .. } => ("BrokerConfigInvalid", true),
+        E::Unreachable { .. } => ("BrokerUnreachable", false),
+        E::Refused { .. } => ("BrokerAccessRefused", true),
+        E::Timeout { .. } => ("BrokerTimeout", false),
+        E::Failed { .. } => ("BrokerFailed", false),
+    };
+    Trouble { reason: reason.to_owned(), message: chain(error), permanent }
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

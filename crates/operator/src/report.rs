@@ -1,0 +1,239 @@
+//! Report: the status and the events, from the state and what was seen. Pure.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::events::{Event, EventType};
+use serde_json::json;
+use shadow_api::{HandoffStatus, StatefulMigration, StatefulMigrationStatus};
+use shadow_protocol::decide::Decision;
+use shadow_protocol::observation::{Observation, Owner};
+use shadow_protocol::phase::{CutStep, FORMAT_VERSION, Phase, PhaseName, State};
+use shadow_protocol::spec::ReplayMode;
+use shadow_protocol::time::Time;
+
+use crate::clock::rfc3339;
+
+/// The status for a decision, on top of the one before.
+pub fn status(
+    object: &StatefulMigration,
+    decision: &Decision,
+    seen: &Observation,
+) -> StatefulMigrationStatus {
+    let state = &decision.state;
+    let phase = &state.phase;
+    let mut status = object.status.clone().unwrap_or_default();
+    status.format_version = Some(FORMAT_VERSION);
+    status.observed_generation = object.metadata.generation;
+    status.state = serde_json::to_value(state).ok();
+    status.phase = Some(phase.name().as_str().to_owned());
+    status.phase_timings =
+        state.timings.iter().map(|(name, ms)| (name.as_str().to_owned(), seconds(*ms))).collect();
+    status.start_time.get_or_insert_with(|| rfc3339(state.since));
+    if phase.is_final() {
+        status.completion_time.get_or_insert_with(|| rfc3339(state.since));
+    }
+    if let Some(plan) = phase.plan() {
+        status.strategy = Some("ShadowPod".to_owned());
+        status.source_node = Some(plan.source_node.clone());
+        status.target_pod = Some(plan.target_pod.clone());
+        status.target_node = Some(plan.target_node.clone());
+        status.container_name = Some(plan.container.clone());
+        if let Owner::Deployment { deployment, .. } = &plan.owner {
+            status.deployment_name = Some(deployment.clone());
+        }
+    }
+    if let Some(taken) = phase.taken() {
+        status.checkpoint_id = taken.archive.path.rsplit('/').next().map(str::to_owned);
+    }
+    if let Some(image) = phase.image() {
+        status.checkpoint_bytes = Some(image.bytes);
+    }
+    status.handoff = handoff(status.handoff.take(), phase, seen);
+    status.message = Some(message(decision));
+    status.conditions = conditions(&status.conditions, object, state);
+    status
+}
+
+fn seconds(millis: u64) -> String {
+    format!("{}.{:02}s", millis / 1_000, millis % 1_000 / 10)
+}
+
+fn handoff(
+    before: Option<HandoffStatus>,
+    phase: &Phase,
+    seen: &Observation,
+) -> Option<HandoffStatus> {
+    let Some(plan) = phase.plan() else { return before };
+    let mut handoff = before.unwrap_or_default();
+    handoff.mode = Some(match plan.mode {
+        ReplayMode::Cutoff => "Replay/Cutoff".to_owned(),
+        ReplayMode::Drain => "Replay/Drain".to_owned(),
+        ReplayMode::Park => "Park".to_owned(),
+    });
+    handoff.reason = Some(plan.mode_reason.clone());
+    handoff.bindings = plan
+        .bindings
+        .iter()
+        .map(|b| format!("{} -> {} [{}]", b.source, plan.names.primary, b.routing_key))
+        .collect();
+    let primary = seen.broker.as_ref().and_then(|broker| broker.primary);
+    if matches!(phase.name(), PhaseName::Restoring | PhaseName::Replaying | PhaseName::Finalizing)
+        && let Some(counts) = primary
+    {
+        handoff.lag = Some(counts.ready);
+    }
+    if let Some(taken) = phase.taken() {
+        handoff.pause_millis = Some(taken.pause_ms);
+        let cut = |at: Time| shadow_api::CutProof {
+            at: Some(rfc3339(at)),
+            ready: Some(0),
+            unacked: Some(0),
+        };
+        handoff.proof.get_or_insert_default().cuts = std::collections::BTreeMap::from([
+            ("A".to_owned(), cut(taken.cuts.a)),
+            ("B".to_owned(), cut(taken.cuts.b)),
+        ]);
+    }
+    Some(handoff)
+}
+
+fn message(decision: &Decision) -> String {
+    match &decision.state.phase {
+        Phase::Completed { plan, .. } => {
+            format!("{} took over on node {}", plan.target_pod, plan.target_node)
+        }
+        Phase::Failed { failure, rolled_back: true } => {
+            format!("{}: {}; everything was undone", failure.reason, failure.message)
+        }
+        Phase::Failed { failure, rolled_back: false } => {
+            format!("{}: {}; nothing was changed", failure.reason, failure.message)
+        }
+        Phase::Unwinding { failure, .. } if decision.waiting.is_empty() => {
+            format!("rolling back: {}", failure.message)
+        }
+        Phase::Unwinding { failure, .. } => {
+            format!("rolling back ({}), waiting for {}", failure.message, decision.waiting)
+        }
+        _ if decision.waiting.is_empty() => step_name(&decision.state.phase).to_owned(),
+        _ => format!("waiting for {}", decision.waiting),
+    }
+}
+
+fn step_name(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "checking whether the migration can work",
+        Phase::Checkpointing { step, .. } => match step {
+            CutStep::Install => "putting the gate before the queue",
+            CutStep::CutA | CutStep::Divert { .. } => "diverting the feed",
+            CutStep::Empty { .. } => "proving the queue empty",
+            CutStep::CutB { .. } => "feeding both copies",
+            CutStep::Drain(_) | CutStep::Quiesce(_) => "quiescing the source",
+            CutStep::Freeze { .. } => "taking the checkpoint",
+            CutStep::Continue { .. } => "letting the source go on",
+        },
+        Phase::Transferring { .. } => "sending the checkpoint to the registry",
+        Phase::Restoring { .. } => "restoring the checkpoint on the target node",
+        Phase::Replaying { .. } => "catching up",
+        Phase::Finalizing { .. } => "handing over",
+        Phase::Unwinding { .. } | Phase::Completed { .. } | Phase::Failed { .. } => "",
+    }
+}
+
+/// `Ready`, and `RolledBack` once something went wrong.
+fn conditions(before: &[Condition], object: &StatefulMigration, state: &State) -> Vec<Condition> {
+    let generation = object.metadata.generation;
+    let condition = |kind: &str, status: &str, reason: &str, message: String| {
+        let old = before.iter().find(|c| c.type_ == kind && c.status == status);
+        let at = old.map_or_else(
+            || json!(jiff_seconds(state.since)),
+            |condition| json!(condition.last_transition_time),
+        );
+        // Built through JSON: the time type of the API library is not ours to name.
+        serde_json::from_value::<Condition>(json!({
+            "type": kind,
+            "status": status,
+            "reason": reason,
+            "message": message,
+            "observedGeneration": generation,
+            "lastTransitionTime": at,
+        }))
+        .ok()
+    };
+    let (ready, undone) = match &state.phase {
+        Phase::Completed { .. } => {
+            (condition("Ready", "True", "Completed", "the target has taken over".into()), None)
+        }
+        Phase::Failed { failure, rolled_back } => (
+            condition("Ready", "False", &failure.reason, failure.message.clone()),
+            rolled_back
+                .then(|| {
+                    let text = "the source works as before, nothing is left".to_owned();
+                    condition("RolledBack", "True", &failure.reason, text)
+                })
+                .flatten(),
+        ),
+        Phase::Unwinding { failure, .. } => (
+            condition("Ready", "False", &failure.reason, failure.message.clone()),
+            condition("RolledBack", "False", "RollingBack", failure.message.clone()),
+        ),
+        other => {
+            (condition("Ready", "False", other.name().as_str(), step_name(other).into()), None)
+        }
+    };
+    [ready, undone].into_iter().flatten().collect()
+}
+
+fn jiff_seconds(time: Time) -> String {
+    let seconds = i64::try_from(time.0 / 1_000).unwrap_or(0);
+    jiff::Timestamp::from_second(seconds).map(|t| t.to_string()).unwrap_or_default()
+}
+
+/// While the source stands still nothing but the protocol's own writes may take time.
+pub fn standing_still(phase: &Phase) -> bool {
+    matches!(
+        phase,
+        Phase::Checkpointing {
+            step: CutStep::Quiesce(_) | CutStep::Freeze { .. } | CutStep::Continue { .. },
+            ..
+        }
+    )
+}
+
+/// An event about the migration.
+pub fn event(reason: &str, note: String, warning: bool) -> Event {
+    Event {
+        type_: if warning { EventType::Warning } else { EventType::Normal },
+        reason: reason.to_owned(),
+        note: Some(note),
+        action: "Migrate".to_owned(),
+        secondary: None,
+    }
+}
+
+/// The events that going from `old` to `new` is worth.
+pub fn events(old: &State, new: &State) -> Vec<Event> {
+    let mut events = Vec::new();
+    match (&old.phase, &new.phase) {
+        (_, Phase::Failed { failure, rolled_back: true }) => {
+            events.push(event("RolledBack", failure.message.clone(), true));
+        }
+        (_, Phase::Failed { failure, rolled_back: false }) => {
+            events.push(event(&failure.reason, failure.message.clone(), true));
+        }
+        (Phase::Unwinding { .. }, _) => {}
+        (_, Phase::Unwinding { failure, .. }) => {
+            let note = format!("rolling back: {}", failure.message);
+            events.push(event(&failure.reason, note, true));
+        }
+        (before, after) if before.name() != after.name() => {
+            let note = match after {
+                Phase::Completed { plan, .. } => {
+                    format!("{} took over on node {}", plan.target_pod, plan.target_node)
+                }
+                other => step_name(other).to_owned(),
+            };
+            events.push(event(after.name().as_str(), note, false));
+        }
+        _ => {}
+    }
+    events
+}

@@ -1,0 +1,17 @@
+//! How the operator was started.
+
+use shadow_protocol::spec::Settings;
+
+/// Options of `shadow run operator`.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Image of the transfer Job: this project's own.
+    pub transfer_image: String,
+    /// Secret of type `kubernetes.io/dockerconfigjson` in the migration's namespace with the
+    /// registry's credentials.
+    pub registry_secret: Option<String>,
+    /// The protocol's settings.
+    pub protocol: Settings,
+    /// Address of the health endpoint; absent: none.
+    pub health: Option<std::net::SocketAddr>,
+}

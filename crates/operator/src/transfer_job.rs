@@ -1,0 +1,155 @@
+//! The transfer Job: `shadow transfer` on the source node, where the archive is.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::batch::v1::Job;
+use kube::{Resource, ResourceExt};
+use serde_json::json;
+use shadow_api::{LABEL_MIGRATION, LABEL_ROLE, StatefulMigration};
+
+/// Where the kubelet puts archives. Only this folder of the host is mounted.
+const CHECKPOINTS: &str = "/var/lib/kubelet/checkpoints";
+/// How long the transfer may take, in seconds.
+const DEADLINE: u32 = 600;
+
+/// What the Job is to do.
+pub struct JobPlan<'a> {
+    /// The migration.
+    pub migration: &'a StatefulMigration,
+    /// Node the archive is on.
+    pub node: &'a str,
+    /// The archive, below the kubelet's checkpoint folder.
+    pub archive: &'a str,
+    /// Image reference to push to.
+    pub reference: &'a str,
+    /// Name of the checkpointed container.
+    pub container: &'a str,
+    /// Image with `shadow` in it.
+    pub image: &'a str,
+    /// Secret of type `kubernetes.io/dockerconfigjson`.
+    pub registry_secret: Option<&'a str>,
+}
+
+/// Name of the Job: derived, so that a crashed operator finds it again.
+pub fn job_name(migration: &StatefulMigration) -> String {
+    let uid = migration.uid().unwrap_or_default();
+    let id: String = uid.chars().filter(char::is_ascii_alphanumeric).take(10).collect();
+    format!("ms2m-transfer-{id}")
+}
+
+/// The Job. It is root, because archives are readable by root only, with no capability but the one
+/// that pushing and removing them needs, and sees nothing of the host but the archives.
+pub fn transfer_job(plan: &JobPlan) -> Job {
+    let mut args = vec![
+        "transfer".to_owned(),
+        plan.archive.to_owned(),
+        plan.reference.to_owned(),
+        plan.container.to_owned(),
+        "--result-file=/dev/termination-log".to_owned(),
+        "--remove".to_owned(),
+    ];
+    let mut mounts = vec![json!({ "name": "checkpoints", "mountPath": CHECKPOINTS })];
+    let mut volumes = vec![json!({
+        "name": "checkpoints", "hostPath": { "path": CHECKPOINTS, "type": "Directory" }
+    })];
+    if let Some(secret) = plan.registry_secret {
+        args.push("--auth-file=/registry/.dockerconfigjson".to_owned());
+        mounts.push(json!({ "name": "registry", "mountPath": "/registry", "readOnly": true }));
+        volumes.push(json!({
+            "name": "registry", "secret": { "secretName": secret, "defaultMode": 0o400 }
+        }));
+    }
+    let labels = BTreeMap::from([
+        (LABEL_MIGRATION, plan.migration.name_any()),
+        (LABEL_ROLE, "transfer".to_owned()),
+    ]);
+    let job = json!({
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_name(plan.migration),
+            "namespace": plan.migration.namespace(),
+            "labels": labels,
+            "ownerReferences": plan.migration.controller_owner_ref(&()).map(|owner| vec![owner]),
+        },
+        "spec": {
+            "backoffLimit": 2,
+            "activeDeadlineSeconds": DEADLINE,
+            "template": {
+                "metadata": { "labels": labels },
+                "spec": {
+                    "nodeName": plan.node,
+                    "restartPolicy": "Never",
+                    "automountServiceAccountToken": false,
+                    "enableServiceLinks": false,
+                    "terminationGracePeriodSeconds": 1,
+                    "tolerations": [{ "operator": "Exists" }],
+                    "containers": [{
+                        "name": "transfer",
+                        "image": plan.image,
+                        "args": args,
+                        "terminationMessagePolicy": "File",
+                        "volumeMounts": mounts,
+                        "securityContext": {
+                            "runAsUser": 0,
+                            "runAsNonRoot": false,
+                            "allowPrivilegeEscalation": false,
+                            "readOnlyRootFilesystem": true,
+                            "capabilities": { "drop": ["ALL"], "add": ["DAC_OVERRIDE"] },
+                            "seccompProfile": { "type": "RuntimeDefault" },
+                        },
+                        "resources": { "requests": { "cpu": "50m", "memory": "32Mi" } },
+                    }],
+                    "volumes": volumes,
+                },
+            },
+        },
+    });
+    // The literal above is a Job; the tests below would see it if it were not.
+    serde_json::from_value(job).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(secret: Option<&str>) -> Job {
+        let migration: StatefulMigration = serde_json::from_value(json!({
+            "apiVersion": "migration.ms2m.io/v1alpha1", "kind": "StatefulMigration",
+            "metadata": {"name": "move", "namespace": "default",
+                "uid": "0f9d3c1e-aaaa-bbbb-cccc-000000000000"},
+            "spec": {"sourcePod": "consumer-0"}
+        }))
+        .unwrap();
+        transfer_job(&JobPlan {
+            migration: &migration,
+            node: "worker-1",
+            archive: "/var/lib/kubelet/checkpoints/a.tar",
+            reference: "r/ck:consumer-0",
+            container: "app",
+            image: "shadow:1",
+            registry_secret: secret,
+        })
+    }
+
+    #[test]
+    fn it_runs_shadow_transfer_where_the_archive_is() {
+        let job = job(None);
+        assert_eq!(job.metadata.name.as_deref(), Some("ms2m-transfer-0f9d3c1eaa"));
+        let pod = job.spec.unwrap().template.spec.unwrap();
+        assert_eq!(pod.node_name.as_deref(), Some("worker-1"));
+        let args = pod.containers[0].args.clone().unwrap();
+        assert_eq!(
+            args[..4],
+            ["transfer", "/var/lib/kubelet/checkpoints/a.tar", "r/ck:consumer-0", "app"]
+        );
+        assert_eq!(pod.volumes.unwrap().len(), 1);
+    }
+
+    #[test]
+    fn credentials_are_mounted_not_passed() {
+        let pod = job(Some("regcred")).spec.unwrap().template.spec.unwrap();
+        assert!(pod.containers[0].args.clone().unwrap().iter().any(|a| a.contains("--auth-file")));
+        assert_eq!(pod.volumes.unwrap().len(), 2);
+    }
+}
