@@ -1,0 +1,185 @@
+//! The lab's cluster: a client, manifests, waits with deadlines.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::GroupVersionKind;
+use kube::{Api, Client, Config, ResourceExt, discovery};
+use serde_json::{Value, json};
+use shadow_lab::Lab;
+
+/// Image of the operator and the transfer Job, as nodes name it.
+pub fn operator_image() -> String {
+    format!("{}/shadow/shadow:dev", shadow_lab::REGISTRY_NAME)
+}
+
+/// The running lab, seen from inside its network.
+pub struct Cluster {
+    /// The lab.
+    pub lab: Lab,
+    /// Its API server.
+    pub client: Client,
+}
+
+impl Cluster {
+    /// Connects as administrator.
+    pub async fn connect() -> anyhow::Result<Self> {
+        let lab = Lab::open()?;
+        let kubeconfig = Kubeconfig::read_from(lab.kubeconfig())?;
+        let config =
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        Ok(Self { lab, client: Client::try_from(config)? })
+    }
+
+    /// Pods of the default namespace.
+    pub fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), "default")
+    }
+
+    /// Applies all documents of a manifest of the repository, each changed by `edit` first.
+    pub async fn apply(&self, file: &str, edit: impl Fn(&mut Value)) -> anyhow::Result<()> {
+        for mut document in documents(&crate::root().join(file))? {
+            edit(&mut document);
+            self.apply_object(document).await.with_context(|| format!("apply {file}"))?;
+        }
+        Ok(())
+    }
+
+    /// Applies one object, server-side.
+    pub async fn apply_object(&self, document: Value) -> anyhow::Result<()> {
+        let object: DynamicObject = serde_json::from_value(document)?;
+        let api = self.api_of(&object).await?;
+        let params = PatchParams::apply("shadow-e2e").force();
+        api.patch(&object.name_any(), &params, &Patch::Apply(&object)).await?;
+        Ok(())
+    }
+
+    /// Deletes all objects of a manifest; those that don't exist are fine.
+    pub async fn delete(&self, file: &str) -> anyhow::Result<()> {
+        for document in documents(&crate::root().join(file))? {
+            let object: DynamicObject = serde_json::from_value(document)?;
+            let api = self.api_of(&object).await?;
+            match api.delete(&object.name_any(), &DeleteParams::default()).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                other => {
+                    other.with_context(|| format!("delete {}", object.name_any()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn api_of(&self, object: &DynamicObject) -> anyhow::Result<Api<DynamicObject>> {
+        let types = object.types.as_ref().context("a manifest has no kind")?;
+        let kind = GroupVersionKind::try_from(types)?;
+        let (resource, capabilities) = discovery::pinned_kind(&self.client, &kind).await?;
+        Ok(if capabilities.scope == discovery::Scope::Cluster {
+            Api::all_with(self.client.clone(), &resource)
+        } else {
+            let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
+            Api::namespaced_with(self.client.clone(), &namespace, &resource)
+        })
+    }
+
+    /// Installs the CRD, the rights and the operator from `config/`, and waits until it is ready.
+    pub async fn install_operator(&self) -> anyhow::Result<()> {
+        self.apply("config/crd/bases/migration.ms2m.io_statefulmigrations.yaml", |_| {}).await?;
+        self.apply("config/rbac/role.yaml", |_| {}).await?;
+        self.apply("config/manager/manager.yaml", use_lab_image).await?;
+        // The tag is the same after a rebuild: the pod has to be a new one.
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), "ms2m-system");
+        pods.delete_collection(&DeleteParams::default().grace_period(1), &ListParams::default())
+            .await?;
+        self.wait_deployment("ms2m-system", "shadow-operator").await
+    }
+
+    /// Waits until a Deployment has all its replicas ready and no others.
+    pub async fn wait_deployment(&self, namespace: &str, name: &str) -> anyhow::Result<()> {
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
+        let what = format!("Deployment {namespace}/{name} to be ready");
+        wait_for(&what, Duration::from_secs(90), async || {
+            let found = api.get(name).await?;
+            let wanted = found.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+            let status = found.status.unwrap_or_default();
+            let ready = status.ready_replicas.unwrap_or(0) == wanted
+                && status.replicas.unwrap_or(0) == wanted
+                && status.observed_generation == found.metadata.generation;
+            Ok(ready.then_some(()))
+        })
+        .await
+    }
+
+    /// Pods that carry the label `app=<app>` and aren't being deleted.
+    pub async fn pods_of(&self, app: &str) -> anyhow::Result<Vec<Pod>> {
+        let list = self.pods().list(&ListParams::default().labels(&format!("app={app}"))).await?;
+        Ok(list.items.into_iter().filter(|p| p.metadata.deletion_timestamp.is_none()).collect())
+    }
+
+    /// The one pod of `app`.
+    pub async fn pod_of(&self, app: &str) -> anyhow::Result<Pod> {
+        let mut pods = self.pods_of(app).await?;
+        match (pods.pop(), pods.len()) {
+            (Some(pod), 0) => Ok(pod),
+            (_, others) => bail!("{} pods of app {app}, expected one", others + 1),
+        }
+    }
+
+    /// `http://<address of the pod>:8080`.
+    pub fn url(pod: &Pod) -> anyhow::Result<String> {
+        let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
+        Ok(format!("http://{}:8080", ip.with_context(|| format!("{} has no IP", pod.name_any()))?))
+    }
+}
+
+fn use_lab_image(document: &mut Value) {
+    let image = operator_image();
+    let Some(containers) = document.pointer_mut("/spec/template/spec/containers") else { return };
+    for container in containers.as_array_mut().into_iter().flatten() {
+        container["image"] = json!(image);
+        container["imagePullPolicy"] = json!("Always");
+        set_env(container, "SHADOW_TRANSFER_IMAGE", &image);
+    }
+}
+
+/// Sets a variable of a container.
+pub fn set_env(container: &mut Value, name: &str, value: &str) {
+    if container.get("env").is_none() {
+        container["env"] = json!([]);
+    }
+    let Some(list) = container["env"].as_array_mut() else { return };
+    list.retain(|variable| variable["name"] != name);
+    list.push(json!({ "name": name, "value": value }));
+}
+
+fn documents(file: &Path) -> anyhow::Result<Vec<Value>> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&text)
+        .map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
+    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
+}
+
+/// Asks again and again until there is an answer; fails with what it waited for. An error counts
+/// as no answer and is told at the end.
+pub async fn wait_for<T>(
+    what: &str,
+    patience: Duration,
+    mut ask: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let begun = Instant::now();
+    loop {
+        let answer = ask().await;
+        if let Ok(Some(answer)) = answer {
+            return Ok(answer);
+        }
+        if begun.elapsed() > patience {
+            let error = answer.err().map(|e| format!(": {e:#}")).unwrap_or_default();
+            bail!("waited {} s for {what}{error}", patience.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

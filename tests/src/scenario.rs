@@ -1,0 +1,249 @@
+//! A whole run: move the consumer under load, then let the ledger decide.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::ListParams;
+use serde_json::{Value, json};
+use shadow_api::StatefulMigration;
+
+use crate::cluster::{Cluster, wait_for};
+use crate::migrate::{self, phase};
+use crate::report::{self, Probe, Report, number};
+use crate::{http, workload};
+
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// What was seen of one move while it went on.
+pub struct Move {
+    /// The finished object.
+    pub object: StatefulMigration,
+    /// Node before and after.
+    pub nodes: (String, String),
+    boot_id: String,
+    pause_ms: u64,
+    ages: (u64, u64),
+}
+
+impl Move {
+    /// Seconds from the object's creation to its end.
+    ///
+    /// The API server keeps creation times in whole seconds; the operator writes `startTime` in
+    /// milliseconds when it first sees the object, which is the closest there is.
+    pub fn total_s(&self) -> anyhow::Result<f64> {
+        let status = self.object.status.as_ref().context("no status")?;
+        let at = |time: &Option<String>| -> anyhow::Result<jiff::Timestamp> {
+            Ok(time.as_deref().context("a time is missing")?.parse()?)
+        };
+        let spent = at(&status.completion_time)?.duration_since(at(&status.start_time)?);
+        Ok(spent.as_secs_f64())
+    }
+}
+
+/// A name for a migration that is not in use.
+pub fn fresh_name() -> String {
+    format!("move-{}", jiff::Timestamp::now().as_millisecond())
+}
+
+/// The node that `pod` is not on.
+pub async fn other_node(cluster: &Cluster, pod: &Pod) -> anyhow::Result<(String, String)> {
+    let here = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).context("no node")?;
+    let nodes = cluster.lab.nodes();
+    let there = nodes.into_iter().find(|node| *node != here).context("the lab has one node")?;
+    Ok((here, there))
+}
+
+/// Moves the consumer to the other node and returns when the migration has ended.
+pub async fn move_consumer(
+    cluster: &Cluster,
+    mut show: impl FnMut(&StatefulMigration),
+) -> anyhow::Result<Move> {
+    let source = cluster.pod_of("consumer").await?;
+    let nodes = other_node(cluster, &source).await?;
+    let source_url = Cluster::url(&source)?;
+    http::post(&format!("{source_url}/window")).await?;
+    let before = http::get(&format!("{source_url}/ledger")).await?;
+    let name = fresh_name();
+    migrate::create(cluster, migrate::manifest(&name, &source.name_any(), &nodes.1)).await?;
+    let mut pause_ms = 0;
+    let mut ages = (0, 0);
+    let mut switched = false;
+    let object = migrate::follow(cluster, &name, PATIENCE, async |object| {
+        show(object);
+        // The source's clock of waiting messages: read for as long as it answers.
+        if let Ok(ledger) = http::get(&format!("{source_url}/ledger")).await {
+            pause_ms = pause_ms.max(number(&ledger, "/window/pause_ms"));
+        }
+        if phase(object) == "Finalizing" && !switched {
+            switched = true;
+            // Until now the source applied whatever waited; from now on the target's own pause
+            // counts. What it caught up with stays in the ages.
+            ages = target_window(cluster, object).await.unwrap_or_default();
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(Move { object, nodes, boot_id: text(&before, "boot_id"), pause_ms, ages })
+}
+
+/// Ages seen by the target so far; its window begins anew.
+async fn target_window(
+    cluster: &Cluster,
+    object: &StatefulMigration,
+) -> anyhow::Result<(u64, u64)> {
+    let status = object.status.as_ref().context("no status")?;
+    let name = status.target_pod.as_deref().context("no target pod")?;
+    let url = Cluster::url(&cluster.pods().get(name).await?)?;
+    let ledger = http::get(&format!("{url}/ledger")).await?;
+    http::post(&format!("{url}/window")).await?;
+    Ok((number(&ledger, "/window/max_age_ms"), number(&ledger, "/window/p99_age_ms")))
+}
+
+fn text(document: &Value, key: &str) -> String {
+    document[key].as_str().unwrap_or_default().to_owned()
+}
+
+/// Stops producer and probe and compares what was confirmed with what was applied.
+pub async fn settle(cluster: &Cluster, moved: &Move) -> anyhow::Result<Report> {
+    let probe = probe(cluster).await?;
+    let producer = stop_producer(cluster).await?;
+    let consumer = cluster.pod_of("consumer").await?;
+    let ledger = final_ledger(&Cluster::url(&consumer)?, &producer).await?;
+    let status = moved.object.status.clone().unwrap_or_default();
+    let mut messages = report::messages(&producer, &ledger);
+    messages.max_age_ms = moved.ages.0.max(number(&ledger, "/window/max_age_ms"));
+    messages.p99_age_ms = moved.ages.1.max(number(&ledger, "/window/p99_age_ms"));
+    let phases_s = status
+        .phase_timings
+        .iter()
+        .map(|(name, spent)| (name.clone(), spent.trim_end_matches('s').parse().unwrap_or(0.0)))
+        .collect();
+    let here = consumer.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    Ok(Report {
+        result: phase(&moved.object).to_owned(),
+        total_s: moved.total_s()?,
+        phases_s,
+        checkpoint_bytes: status.checkpoint_bytes.unwrap_or(0),
+        probe,
+        pause_ms: moved.pause_ms.max(number(&ledger, "/window/pause_ms")),
+        messages,
+        state_continued: text(&ledger, "boot_id") == moved.boot_id,
+        source_node: moved.nodes.0.clone(),
+        target_node: here.unwrap_or_default(),
+        versions: versions(cluster).await?,
+    })
+}
+
+async fn probe(cluster: &Cluster) -> anyhow::Result<Option<Probe>> {
+    let Ok(pod) = cluster.pod_of("probe").await else { return Ok(None) };
+    let stats = http::get(&format!("{}/stats", Cluster::url(&pod)?)).await?;
+    let errors = stats["first_errors"].as_array().cloned().unwrap_or_default();
+    Ok(Some(Probe {
+        interval_ms: number(&stats, "/interval_ms"),
+        sent: number(&stats, "/sent"),
+        failed: number(&stats, "/failed"),
+        longest_gap_ms: number(&stats, "/longest_gap_ms"),
+        downtime_ms: number(&stats, "/downtime_ms"),
+        first_errors: errors.iter().map(Value::to_string).collect(),
+    }))
+}
+
+/// Begins the probe's record afresh.
+pub async fn reset_probe(cluster: &Cluster) -> anyhow::Result<()> {
+    let pod = cluster.pod_of("probe").await?;
+    http::post(&format!("{}/window", Cluster::url(&pod)?)).await?;
+    Ok(())
+}
+
+async fn stop_producer(cluster: &Cluster) -> anyhow::Result<Value> {
+    let pod = cluster.pod_of("producer").await?;
+    let stats = http::post(&format!("{}/stop", Cluster::url(&pod)?)).await?;
+    if number(&stats, "/totals/unconfirmed") > 0 {
+        bail!("the producer stopped with unconfirmed messages: {}", stats["totals"]);
+    }
+    Ok(stats)
+}
+
+/// The ledger when nothing more comes: it has everything, or has not grown for five seconds.
+async fn final_ledger(url: &str, producer: &Value) -> anyhow::Result<Value> {
+    let confirmed = number(producer, "/totals/confirmed");
+    let mut grown = (0, std::time::Instant::now());
+    wait_for("the consumer to work off its queue", Duration::from_secs(300), async || {
+        let ledger = http::get(&format!("{url}/ledger")).await?;
+        let applied = number(&ledger, "/applied_total");
+        if applied != grown.0 {
+            grown = (applied, std::time::Instant::now());
+        }
+        let whole = report::messages(producer, &ledger).lost == 0 && applied >= confirmed;
+        let quiet = grown.1.elapsed() > Duration::from_secs(5);
+        Ok((whole || quiet).then_some(ledger))
+    })
+    .await
+}
+
+async fn versions(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, String>> {
+    let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(cluster.client.clone());
+    let list = nodes.list(&ListParams::default()).await?;
+    let info = list.items.into_iter().find_map(|node| node.status?.node_info);
+    let info = info.context("no node tells its versions")?;
+    let broker = workload::rabbitmqctl(cluster, &["version", "--silent"])?;
+    let node = cluster.lab.nodes().into_iter().next().context("no node")?;
+    let line = |argv: &[&str]| -> anyhow::Result<String> {
+        let out = cluster.lab.exec(&node, argv)?;
+        Ok(out.lines().next().unwrap_or_default().trim().to_owned())
+    };
+    Ok(BTreeMap::from([
+        ("shadow".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("kubernetes".to_owned(), info.kubelet_version),
+        ("runtime".to_owned(), info.container_runtime_version),
+        ("kernel".to_owned(), info.kernel_version),
+        ("rabbitmq".to_owned(), broker.lines().next_back().unwrap_or_default().trim().to_owned()),
+        ("criu".to_owned(), line(&["criu", "--version"])?),
+        ("crun".to_owned(), line(&["crun", "--version"])?),
+    ]))
+}
+
+/// What a migration should have removed and did not: pods, Jobs, broker objects.
+pub async fn leftovers(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+    let mut left = Vec::new();
+    for name in workload::broker_objects(cluster)? {
+        if name.contains("ms2m-") || (name.starts_with("ms2m.") && !name.contains(".control.")) {
+            left.push(name);
+        }
+    }
+    let live: Vec<String> = cluster
+        .pods()
+        .list(&ListParams::default())
+        .await?
+        .iter()
+        .map(ResourceExt::name_any)
+        .collect();
+    for name in workload::broker_objects(cluster)? {
+        if let Some(pod) = name.strip_prefix("ms2m.control.")
+            && !live.iter().any(|name| name == pod)
+        {
+            left.push(name);
+        }
+    }
+    left.extend(live.into_iter().filter(|name| name.starts_with("ms2m-")));
+    let jobs: kube::Api<k8s_openapi::api::batch::v1::Job> =
+        kube::Api::namespaced(cluster.client.clone(), "default");
+    left.extend(jobs.list(&ListParams::default()).await?.iter().map(ResourceExt::name_any));
+    for node in cluster.lab.nodes() {
+        let listing = cluster.lab.exec(&node, &["ls", "/var/lib/kubelet/checkpoints"]);
+        left.extend(listing.unwrap_or_default().lines().map(|name| format!("{node}:{name}")));
+    }
+    Ok(left)
+}
+
+/// The report as a JSON file.
+pub fn write(report: &impl serde::Serialize, file: &std::path::Path) -> anyhow::Result<()> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(file, format!("{:#}\n", json!(report)))
+        .with_context(|| file.display().to_string())
+}

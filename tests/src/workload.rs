@@ -1,0 +1,192 @@
+//! Producer, consumer and probe in the cluster.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams};
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, set_env, wait_for};
+use crate::http;
+
+const FOLDER: &str = "eval/workloads";
+
+/// Which consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    /// `consumer.py`.
+    Python,
+    /// The Rust one.
+    Rust,
+}
+
+/// What to deploy.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    /// Messages per second over all publishers.
+    pub rate: u32,
+    /// Publishers, each with a connection of its own.
+    pub publishers: u32,
+    /// The consumer.
+    pub consumer: Language,
+    /// A bare pod `consumer-0` in place of the Deployment.
+    pub bare: bool,
+    /// Declare and bind the queue on every connect.
+    pub rebind: bool,
+    /// Megabytes of memory to carry along.
+    pub ballast_mb: u32,
+    /// Milliseconds per message.
+    pub service_ms: u32,
+    /// `classic` or `quorum`.
+    pub queue_type: &'static str,
+    /// Send probes through the Service.
+    pub probe: bool,
+}
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self {
+            rate: 60,
+            publishers: 4,
+            consumer: Language::Python,
+            bare: false,
+            rebind: false,
+            ballast_mb: 0,
+            service_ms: 0,
+            queue_type: "classic",
+            probe: true,
+        }
+    }
+}
+
+impl Workload {
+    fn consumer_manifest(&self) -> &'static str {
+        match (self.bare, self.consumer) {
+            (true, _) => "eval/workloads/consumer-pod.yaml",
+            (false, Language::Python) => "eval/workloads/consumer-deployment.yaml",
+            (false, Language::Rust) => "eval/workloads/consumer-deployment-rust.yaml",
+        }
+    }
+
+    /// Deploys consumer, producer and probe, one after the other, so that nothing is missed.
+    pub async fn deploy(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let broker = cluster.lab.rabbitmq();
+        let url =
+            format!("amqp://{}:{}@rabbitmq.default.svc:5672/%2f", broker.user, broker.password);
+        cluster
+            .apply(&format!("{FOLDER}/secret.yaml"), |secret| {
+                secret["stringData"] = json!({ "url": url });
+            })
+            .await?;
+        cluster.apply(&format!("{FOLDER}/service.yaml"), |_| {}).await?;
+        cluster.apply(self.consumer_manifest(), |object| self.edit_consumer(object)).await?;
+        wait_for("the consumer to be ready", Duration::from_secs(120), async || {
+            let pod = cluster.pod_of("consumer").await?;
+            let ledger = http::get(&format!("{}/ledger", Cluster::url(&pod)?)).await?;
+            Ok((is_ready(&pod) && ledger["queue"].is_string()).then_some(()))
+        })
+        .await?;
+        cluster
+            .apply(&format!("{FOLDER}/producer.yaml"), |object| {
+                edit(object, |container| {
+                    set_env(container, "RATE", &self.rate.to_string());
+                    set_env(container, "PUBLISHERS", &self.publishers.to_string());
+                });
+            })
+            .await?;
+        cluster.wait_deployment("default", "producer").await?;
+        if self.probe {
+            cluster.apply(&format!("{FOLDER}/probe.yaml"), |_| {}).await?;
+            wait_for("the probe to be ready", Duration::from_secs(60), async || {
+                Ok(is_ready(&cluster.pod_of("probe").await?).then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    fn edit_consumer(&self, object: &mut Value) {
+        edit(object, |container| {
+            set_env(container, "REBIND", if self.rebind { "1" } else { "0" });
+            set_env(container, "BALLAST_MB", &self.ballast_mb.to_string());
+            set_env(container, "SERVICE_MS", &self.service_ms.to_string());
+            set_env(container, "QUEUE_TYPE", self.queue_type);
+        });
+    }
+
+    /// Removes everything that [`Workload::deploy`] made, the queues included.
+    pub async fn remove(cluster: &Cluster) -> anyhow::Result<()> {
+        for file in [
+            "producer.yaml",
+            "probe.yaml",
+            "consumer-deployment.yaml",
+            "consumer-pod.yaml",
+            "service.yaml",
+            "secret.yaml",
+        ] {
+            cluster.delete(&format!("{FOLDER}/{file}")).await?;
+        }
+        let grace = DeleteParams::default().grace_period(1);
+        for app in ["consumer", "producer", "probe"] {
+            let label = ListParams::default().labels(&format!("app={app}"));
+            cluster.pods().delete_collection(&grace, &label).await?;
+        }
+        wait_for("the workload's pods to be gone", Duration::from_secs(60), async || {
+            let pods = cluster.pods().list(&ListParams::default()).await?;
+            let left = pods.items.iter().any(|pod| {
+                matches!(
+                    pod.labels().get("app").map(String::as_str),
+                    Some("consumer" | "producer" | "probe")
+                )
+            });
+            Ok((!left).then_some(()))
+        })
+        .await?;
+        purge_broker(cluster)
+    }
+}
+
+fn is_ready(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Edits the first container of a pod or of a workload's template.
+fn edit(object: &mut Value, change: impl Fn(&mut Value)) {
+    for path in ["/spec/template/spec/containers/0", "/spec/containers/0"] {
+        if let Some(container) = object.pointer_mut(path) {
+            change(container);
+        }
+    }
+}
+
+/// Names of all queues and of all exchanges that aren't the broker's own.
+pub fn broker_objects(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+    let mut names = list(cluster, "queues")?;
+    names.extend(list(cluster, "exchanges")?.into_iter().filter(|n| !n.starts_with("amq.")));
+    names.retain(|name| !name.is_empty());
+    names.sort();
+    Ok(names)
+}
+
+fn list(cluster: &Cluster, kind: &str) -> anyhow::Result<Vec<String>> {
+    let listing = rabbitmqctl(cluster, &[&format!("list_{kind}"), "--silent", "name"])?;
+    Ok(listing.lines().map(|line| line.trim().to_owned()).collect())
+}
+
+/// Runs `rabbitmqctl` beside the broker.
+pub fn rabbitmqctl(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<String> {
+    let mut argv = vec!["env", "HOME=/var/lib/rabbitmq", "rabbitmqctl"];
+    argv.extend(arguments);
+    Ok(cluster.lab.exec("control", &argv)?)
+}
+
+fn purge_broker(cluster: &Cluster) -> anyhow::Result<()> {
+    for queue in list(cluster, "queues")? {
+        if !queue.is_empty() {
+            rabbitmqctl(cluster, &["delete_queue", &queue]).context(queue)?;
+        }
+    }
+    Ok(())
+}
