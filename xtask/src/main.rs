@@ -1,5 +1,7 @@
 //! `cargo xtask`: what the project does to itself. One module per command.
 
+mod check_deps;
+mod crds;
 mod lab;
 
 use std::process::ExitCode;
@@ -18,11 +20,17 @@ enum Task {
     /// A real Kubernetes on this machine, for demo, tests and evaluation
     #[command(subcommand)]
     Lab(lab::Command),
+    /// Write the resource definitions in config/crd from the types in crates/api
+    Crds(crds::Arguments),
+    /// Check that the crates depend on each other inward only, and that protocol is pure
+    CheckDeps,
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Task::Lab(command) => lab::run(command),
+        Task::Crds(arguments) => crds::run(&arguments),
+        Task::CheckDeps => check_deps::run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -138,15 +138,6 @@ pub fn cutoff() -> Rule {
     )
 }
 
-/// `ttlSecondsAfterFinished`.
-pub fn ttl() -> Rule {
-    rule(
-        "self >= 0",
-        "ttlSecondsAfterFinished is how long the finished object stays, in seconds: write 0 or \
-         more, or leave it out to keep it",
-    )
-}
-
 /// `messageQueueConfig.queueName`.
 pub fn queue_name() -> Rule {
     rule(

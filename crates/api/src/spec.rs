@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::rules;
 use crate::status::StatefulMigrationStatus;
 
-/// Moves a running pod to another node with its memory, while messages keep coming.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+/// What to move, where to, and how.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 #[kube(
     group = "migration.ms2m.io",
     version = "v1alpha1",
@@ -107,7 +107,6 @@ pub struct StatefulMigrationSpec {
     /// Delete this object so many seconds after it has finished. Default: keep it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 2_147_483_647))]
-    #[x_kube(validation = rules::ttl())]
     pub ttl_seconds_after_finished: Option<u32>,
 }
 
@@ -115,7 +114,9 @@ fn default_cutoff() -> u32 {
     120
 }
 
-/// How the target pod comes to be.
+/// How the target pod comes to be. Default: by the pod's owner, Sequential for a StatefulSet and
+/// ShadowPod for all others. The one chosen is written to the status.
+// An optional enum's description in the schema is the enum's own.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MigrationStrategy {
     /// A second pod beside the running source.
@@ -134,7 +135,8 @@ pub enum TransferMode {
     Direct,
 }
 
-/// When the target may take over.
+/// When the target may take over. Default: chosen for the workload; the choice and its reason are
+/// written to the status.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayMode {
     /// Once it has caught up, after `replayCutoffSeconds` at the latest.
@@ -158,7 +160,7 @@ pub enum IdentitySwapMode {
 }
 
 /// The queue that the pod consumes and the broker that has it.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Eq)]
 #[x_kube(validation = rules::broker_given())]
 #[serde(rename_all = "camelCase")]
 pub struct MessageQueueConfig {
@@ -198,7 +200,7 @@ pub struct MessageQueueConfig {
 }
 
 /// One value of a Secret.
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
     /// The Secret's name.
