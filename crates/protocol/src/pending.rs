@@ -212,7 +212,10 @@ fn repository(spec: &Spec, preflight: &Preflight) -> Checked<String> {
     };
     match &preflight.registry {
         Some(Ok(())) => Ok(repository),
-        Some(Err(why)) => unknown(format!("the registry of {repository}: {why}")),
+        Some(Err(why)) => no(
+            "RegistryUnreachable",
+            format!("the registry of checkpointImageRepository {repository} can't be used: {why}"),
+        ),
         None => unknown(format!("the registry of {repository} to answer")),
     }
 }
