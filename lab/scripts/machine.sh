@@ -63,6 +63,8 @@ mkdir -p "$root/etc/shadow-lab" "$root/opt/shadow-lab/bin" "$root/var/lib/contai
 mount -t tmpfs -o mode=700 tmpfs "$root/var/lib/etcd"
 mount --bind "$data/etc" "$root/etc/shadow-lab"
 mount --bind "$bin" "$root/opt/shadow-lab/bin"
+# Under Debian's own path, where the runtimes look for it.
+mount --bind "$bin/criu" "$root/usr/sbin/criu"
 mount --bind "$data/storage" "$root/var/lib/containers"
 
 # The kubelet insists on these values and would set them for the whole host. It

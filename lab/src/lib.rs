@@ -13,6 +13,7 @@
 //! over a shared Debian tree. All addresses are in those namespaces: a program of the host
 //! that wants to talk to the cluster calls [`enter`] first, before it starts threads.
 
+mod build;
 mod cgroup;
 mod command;
 mod component;

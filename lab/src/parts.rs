@@ -4,42 +4,18 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    process::Command,
     thread,
 };
 
 use sha2::{Digest, Sha256};
 
 use crate::{
-    command::{run, run_logged},
+    build,
     error::{Context, LabError, Result},
     oci,
     progress::Progress,
 };
 
-/// Debian's release for the root file system. An older one has a CRIU that fails on
-/// recent kernels.
-const RELEASE: &str = "trixie";
-const MIRROR: &str = "http://deb.debian.org/debian";
-const PACKAGES: [&str; 17] = [
-    "busybox-static",
-    "ca-certificates",
-    "catatonit",
-    "conmon",
-    "containernetworking-plugins",
-    "criu",
-    "crun",
-    "docker-registry",
-    "iproute2",
-    "iptables",
-    "libcriu2",
-    "libseccomp2",
-    "nftables",
-    "procps",
-    "rabbitmq-server",
-    "runc",
-    "skopeo",
-];
 /// What the multi-call binary answers to.
 const KUBERNETES: [&str; 7] = [
     "etcd",
@@ -50,11 +26,6 @@ const KUBERNETES: [&str; 7] = [
     "kubectl",
     "kubelet",
 ];
-/// The version that the binary reports; go.mod pins the same.
-const KUBERNETES_VERSION: &str = "v1.36.3";
-const CRIO_TAGS: &str =
-    "containers_image_openpgp containers_image_ostree_stub exclude_graphdriver_btrfs seccomp";
-
 /// The parts, all built.
 pub(crate) struct Parts {
     /// The Debian tree all machines share, read-only.
@@ -64,13 +35,17 @@ pub(crate) struct Parts {
     kubernetes: PathBuf,
     crio: PathBuf,
     coredns: PathBuf,
+    patched_criu: PathBuf,
 }
 
-/// A part: its name, its key and how to build it into an empty folder.
+/// How to build a part into an empty folder, with its output in a log.
+type Build = Box<dyn Fn(&Path, &Path) -> Result<()> + Send + Sync>;
+
+/// A part: its name, its key and how to build it.
 struct Part {
     name: &'static str,
     key: String,
-    build: fn(&Path, &Path) -> Result<()>,
+    build: Build,
 }
 
 impl Part {
@@ -113,24 +88,26 @@ impl Part {
 
 /// Whether any part would have to be built.
 pub(crate) fn incomplete(cache: &Path) -> Result<bool> {
-    Ok(all()?.iter().any(|part| !part.folder(cache).exists()))
+    let (debian, criu) = debian_and_criu(cache);
+    Ok([debian, criu].iter().chain(&programs()?).any(|part| !part.folder(cache).exists()))
 }
 
 /// Builds what is missing: the Debian tree beside the Go programs, which use all
 /// processors by themselves.
 pub(crate) fn ensure(cache: &Path, progress: &Progress) -> Result<Parts> {
-    let [rootfs, kubernetes, crio, coredns, pause] = all()?;
+    let (tree, patched) = debian_and_criu(cache);
+    let [kubernetes, crio, coredns, pause] = programs()?;
     thread::scope(|scope| {
-        let tree = scope.spawn(|| rootfs.ensure(cache, progress));
-        let parts = Parts {
-            pause: pause.ensure(cache, progress)?,
-            crio: crio.ensure(cache, progress)?,
-            kubernetes: kubernetes.ensure(cache, progress)?,
-            coredns: coredns.ensure(cache, progress)?,
-            rootfs: PathBuf::new(),
-        };
-        let rootfs = tree.join().map_err(|_| LabError::Unfit("the build panicked".into()))??;
-        Ok(Parts { rootfs, ..parts })
+        let debian = scope.spawn(|| {
+            Ok::<_, LabError>((tree.ensure(cache, progress)?, patched.ensure(cache, progress)?))
+        });
+        let pause = pause.ensure(cache, progress)?;
+        let crio = crio.ensure(cache, progress)?;
+        let kubernetes = kubernetes.ensure(cache, progress)?;
+        let coredns = coredns.ensure(cache, progress)?;
+        let (rootfs, patched_criu) =
+            debian.join().map_err(|_| LabError::Unfit("the build panicked".into()))??;
+        Ok(Parts { rootfs, pause, kubernetes, crio, coredns, patched_criu })
     })
 }
 
@@ -143,6 +120,7 @@ impl Parts {
             self.crio.join("crio"),
             self.crio.join("pinns"),
             self.coredns.join("coredns"),
+            self.patched_criu.join("criu"),
         ] {
             let name = file.file_name().unwrap_or_default();
             fs::hard_link(&file, folder.join(name))
@@ -156,11 +134,24 @@ impl Parts {
     }
 }
 
-fn all() -> Result<[Part; 5]> {
-    let go = |name: &'static str, extra: &[&str], build| -> Result<Part> {
-        let mut inputs: Vec<Vec<u8>> = extra.iter().map(|text| text.as_bytes().to_vec()).collect();
+/// The Debian tree, and CRIU built on top of it.
+fn debian_and_criu(cache: &Path) -> (Part, Part) {
+    let mut inputs: Vec<_> = build::PACKAGES.map(|package| package.as_bytes().to_vec()).to_vec();
+    inputs.push(build::RELEASE.into());
+    let debian = Part { name: "debian", key: key(&inputs), build: Box::new(build::debian) };
+    inputs.push(build::CRIU_SCRIPT.into());
+    inputs.push(build::CRIU_PATCH.into());
+    let tree = debian.folder(cache);
+    let build: Build = Box::new(move |folder, log| build::criu(&tree, folder, log));
+    (debian, Part { name: "criu", key: key(&inputs), build })
+}
+
+/// The Go programs.
+fn programs() -> Result<[Part; 4]> {
+    let part = |name: &'static str, extra: &str, build: Build| -> Result<Part> {
+        let mut inputs = vec![extra.as_bytes().to_vec()];
         for file in ["go.mod", "go.sum", "main.go"] {
-            let path = module(name).join(file);
+            let path = build::module(name).join(file);
             match fs::read(&path) {
                 Ok(bytes) => inputs.push(bytes),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => inputs.push(Vec::new()),
@@ -169,15 +160,11 @@ fn all() -> Result<[Part; 5]> {
         }
         Ok(Part { name, key: key(&inputs), build })
     };
-    let packages = PACKAGES.map(str::as_bytes).map(<[u8]>::to_vec);
-    let mut tree = vec![RELEASE.into()];
-    tree.extend(packages);
     Ok([
-        Part { name: "debian", key: key(&tree), build: build_debian },
-        go("kubernetes", &[KUBERNETES_VERSION], build_kubernetes)?,
-        go("crio", &[CRIO_TAGS], build_crio)?,
-        go("coredns", &[], build_coredns)?,
-        go("pause", &[], build_pause)?,
+        part("kubernetes", build::KUBERNETES_VERSION, Box::new(build::kubernetes))?,
+        part("crio", build::CRIO_TAGS, Box::new(build::crio))?,
+        part("coredns", "", Box::new(build::coredns))?,
+        part("pause", "", Box::new(build::pause))?,
     ])
 }
 
@@ -189,118 +176,6 @@ fn key(inputs: &[Vec<u8>]) -> String {
         hash.update(input);
     }
     oci::hex(&hash.finalize()[..8])
-}
-
-fn build_debian(folder: &Path, log: &Path) -> Result<()> {
-    run_logged(
-        "build the Debian root file system",
-        Command::new("nice")
-            .args(["debootstrap", "--variant=minbase", "--include=ca-certificates", RELEASE])
-            .arg(folder)
-            .arg(MIRROR),
-        log,
-    )?;
-    // Packages must not start their services here; in a chroot some fail to install
-    // because of it.
-    let policy = folder.join("usr/sbin/policy-rc.d");
-    fs::write(&policy, "#!/bin/sh\nexit 101\n")
-        .context(|| format!("write {}", policy.display()))?;
-    run("allow no services", Command::new("chmod").arg("+x").arg(&policy))?;
-    fs::copy("/etc/resolv.conf", folder.join("etc/resolv.conf"))
-        .context(|| "copy the host's resolv.conf".into())?;
-    let install = format!(
-        "mount -t proc proc /proc && export DEBIAN_FRONTEND=noninteractive && \
-         apt-get install -y --no-install-recommends {} && \
-         rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb /usr/sbin/policy-rc.d",
-        PACKAGES.join(" ")
-    );
-    run_logged(
-        "install the lab's packages",
-        Command::new("nice")
-            .args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "chroot"])
-            .arg(folder)
-            .args(["/bin/sh", "-ec", &install]),
-        log,
-    )
-}
-
-fn build_kubernetes(folder: &Path, log: &Path) -> Result<()> {
-    let version = KUBERNETES_VERSION;
-    let package = "k8s.io/component-base/version";
-    let flags = format!(
-        "-s -w -X {package}.gitVersion={version} -X {package}.gitMajor=1 \
-         -X {package}.gitMinor=36 -X k8s.io/client-go/pkg/version.gitVersion={version}"
-    );
-    go_build("kubernetes", ".", &flags, &[], &folder.join("kubernetes"), log)
-}
-
-fn build_crio(folder: &Path, log: &Path) -> Result<()> {
-    let package = "github.com/cri-o/cri-o/cmd/crio";
-    go_build("crio", package, "-s -w", &["-tags", CRIO_TAGS], &folder.join("crio"), log)?;
-    let source = run(
-        "find CRI-O's source",
-        Command::new("go").current_dir(module("crio")).args([
-            "list",
-            "-m",
-            "-f",
-            "{{.Dir}}",
-            "github.com/cri-o/cri-o",
-        ]),
-    )?;
-    let source = Path::new(source.trim()).join("pinns/src");
-    let entries = fs::read_dir(&source).context(|| format!("read {}", source.display()))?;
-    let files: Vec<_> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "c"))
-        .collect();
-    run_logged(
-        "build pinns",
-        Command::new("gcc")
-            .args(["-std=c99", "-Os", "-static", "-s", "-o"])
-            .arg(folder.join("pinns"))
-            .args(files),
-        log,
-    )
-}
-
-fn build_coredns(folder: &Path, log: &Path) -> Result<()> {
-    let package = "github.com/coredns/coredns";
-    go_build("coredns", package, "-s -w", &[], &folder.join("coredns"), log)
-}
-
-fn build_pause(folder: &Path, log: &Path) -> Result<()> {
-    let program = folder.join("pause");
-    go_build("pause", ".", "-s -w", &[], &program, log)?;
-    oci::write_image(folder, &program, "/pause")
-}
-
-fn go_build(
-    name: &str,
-    package: &str,
-    linker_flags: &str,
-    arguments: &[&str],
-    output: &Path,
-    log: &Path,
-) -> Result<()> {
-    // Only CRI-O needs C, for libseccomp; all else runs in any root file system.
-    let cgo = if name == "crio" { "1" } else { "0" };
-    run_logged(
-        &format!("build {name}"),
-        Command::new("nice")
-            .args(["go", "build", "-trimpath", "-ldflags", linker_flags])
-            .args(arguments)
-            .arg("-o")
-            .arg(output)
-            .arg(package)
-            .current_dir(module(name))
-            .env("CGO_ENABLED", cgo)
-            .env("GOFLAGS", "-mod=readonly -buildvcs=false"),
-        log,
-    )
-}
-
-fn module(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("go").join(name)
 }
 
 /// Removes a file or folder that may not be there.
@@ -336,8 +211,8 @@ mod tests {
 
     #[test]
     fn the_reported_version_is_the_pinned_one() {
-        let pinned = fs::read_to_string(module("kubernetes").join("go.mod")).unwrap();
-        assert!(pinned.contains(&format!("k8s.io/kubernetes {KUBERNETES_VERSION}\n")));
+        let pinned = fs::read_to_string(build::module("kubernetes").join("go.mod")).unwrap();
+        assert!(pinned.contains(&format!("k8s.io/kubernetes {}\n", build::KUBERNETES_VERSION)));
     }
 
     #[test]
@@ -346,7 +221,9 @@ mod tests {
         let part = |key: &str| Part {
             name: "debian",
             key: key.into(),
-            build: |folder, _| fs::write(folder.join("built"), "").context(|| "write".into()),
+            build: Box::new(|folder, _| {
+                fs::write(folder.join("built"), "").context(|| "write".into())
+            }),
         };
         let progress = Progress::new();
         let old = part("1").ensure(cache.path(), &progress).unwrap();

@@ -81,12 +81,12 @@ pub fn control_links(nodes: &[Node], pids: &[u32]) -> String {
          route add {SERVICE_NETWORK} dev br0\n"
     );
     nodes.iter().zip(pids).fold(bridge, |batch, (node, pid)| {
-        let (cable, pods, ip) = (node.cable(), node.pod_network(), node.ip());
+        let (cable, network, ip) = (node.cable(), node.pod_network(), node.ip());
         batch
             + &format!(
                 "link add {cable} type veth peer name eth0 netns {pid}\n\
                  link set {cable} master br0 up\n\
-                 route add {pods} via {ip}\n"
+                 route add {network} via {ip}\n"
             )
     })
 }
