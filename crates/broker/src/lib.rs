@@ -9,7 +9,11 @@ use shadow_protocol::broker::{
     Barrier, Binding, Consumer, Counts, Emptiness, Order, Survey, Topology,
 };
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
+pub mod proof;
+pub mod rabbitmq;
 
 pub use error::Error;
 

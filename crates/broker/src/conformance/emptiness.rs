@@ -1,0 +1,97 @@
+//! The proof that a queue which is not ours holds nothing is never premature.
+
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use shadow_protocol::broker::{Emptiness, QueueType};
+
+use super::barrier::spread;
+use super::ledger::payload;
+use super::{Case, Failure, Outcome, PATIENCE, Stage, ensure, eventually};
+use crate::Session;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case { name: "emptiness_classic", run: |s| emptiness(s, QueueType::Classic).boxed() },
+        Case { name: "emptiness_quorum", run: |s| emptiness(s, QueueType::Quorum).boxed() },
+    ]
+}
+
+/// Unacknowledged messages at the moment of the cancel, and how they are acknowledged.
+const ROUNDS: [(u64, bool); 8] = [
+    (1, false),
+    (10, false),
+    (10, true),
+    (3, true),
+    (1, true),
+    (7, false),
+    (10, true),
+    (2, false),
+];
+
+/// A consumer stops while it holds messages, as on `START_REPLAY`, and acknowledges them after a
+/// while: not proved before, proved soon after.
+async fn emptiness(stage: Stage, kind: QueueType) -> Outcome {
+    let queue = stage.name("queue");
+    stage.rig.remove(&[&queue], &[]).await?;
+    stage.rig.declare_queue(&queue, &kind).await?;
+    let session = stage.session("emptiness").await?;
+    let mut publisher = stage.rig.publisher("", &queue, true).await?;
+    let mut delays = Vec::new();
+    for (round, (held, at_once)) in ROUNDS.into_iter().enumerate() {
+        for sequence in 1..=held {
+            publisher.publish(&payload(1, sequence)).await?;
+        }
+        unproved(session.as_ref(), &queue, Duration::ZERO).await?;
+        let mut consumer = stage.rig.consumer(&queue, 20).await?;
+        let mut tags = Vec::new();
+        while (tags.len() as u64) < held {
+            let next = tokio::time::timeout(PATIENCE, consumer.next()).await??;
+            tags.extend(next.map(|message| message.tag));
+        }
+        consumer.cancel().await?;
+        let watched = Duration::from_millis(150 * (round as u64 % 4));
+        unproved(session.as_ref(), &queue, watched).await?;
+        if at_once {
+            consumer.ack(tags[tags.len() - 1], true).await?;
+        } else {
+            for tag in tags {
+                unproved(session.as_ref(), &queue, Duration::ZERO).await?;
+                consumer.ack(tag, false).await?;
+            }
+        }
+        let acknowledged = Instant::now();
+        let proved = async || Ok(session.emptiness(&queue).await? == Emptiness::Proved);
+        eventually("the queue is proved empty", proved).await?;
+        delays.push(acknowledged.elapsed());
+        consumer.close().await;
+    }
+    returned(&stage, session.as_ref(), &queue).await?;
+    session.close().await;
+    stage.rig.remove(&[&queue], &[]).await?;
+    Ok(format!("{} proofs, {} after the last acknowledgement", delays.len(), spread(delays)))
+}
+
+/// A consumer that dies gives back what it holds: never proved.
+async fn returned(stage: &Stage, session: &dyn Session, queue: &str) -> Result<(), Failure> {
+    let mut publisher = stage.rig.publisher("", queue, true).await?;
+    publisher.publish(&payload(1, 1)).await?;
+    let mut consumer = stage.rig.consumer(queue, 1).await?;
+    tokio::time::timeout(PATIENCE, consumer.next()).await??;
+    consumer.close().await;
+    unproved(session, queue, Duration::from_millis(300)).await
+}
+
+async fn unproved(session: &dyn Session, queue: &str, watched: Duration) -> Result<(), Failure> {
+    let begun = Instant::now();
+    loop {
+        let emptiness = session.emptiness(queue).await?;
+        ensure(emptiness == Emptiness::Unproved, || {
+            format!("proved {} ms after, though a message is there", begun.elapsed().as_millis())
+        })?;
+        if begun.elapsed() >= watched {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
