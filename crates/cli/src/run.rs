@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use shadow_broker::RabbitMq;
+use shadow_broker::rabbitmq::RabbitMq;
 use shadow_operator::settings::Options;
 use shadow_protocol::spec::Settings;
 
@@ -48,7 +48,7 @@ pub async fn run(role: Role) -> anyhow::Result<()> {
         protocol: Settings { pause_budget_ms: args.pause_budget, ..Settings::default() },
         health,
     };
-    shadow_operator::run(client, Arc::new(RabbitMq), options, stop()).await?;
+    shadow_operator::run(client, Arc::new(RabbitMq::from_env()?), options, stop()).await?;
     Ok(())
 }
 

@@ -252,6 +252,7 @@ impl Hands<'_> {
                 name: &plan.target_pod,
                 container: &plan.container,
                 image: &image.reference,
+                base_image: &plan.base_image,
                 node: &plan.target_node,
                 replaced_by_owner: matches!(plan.owner, Owner::Deployment { .. }),
             },
@@ -330,9 +331,15 @@ impl Hands<'_> {
         patched(done, "label target pod", name)
     }
 
-    /// See `docs/adr/0001-restored-at-most-once.md`.
+    /// From now on the target is a workload's pod like any other, except that a crash must not
+    /// restore the checkpoint again: its owner or `revive.rs` makes a fresh pod.
     async fn retire(&self) -> Result<Outcome, Trouble> {
-        Ok(Outcome::Done)
+        let name = &self.plan()?.target_pod;
+        let patch = Patch::Merge(json!({ "metadata": { "labels": {
+            shadow_api::LABEL_ROLE: shadow_api::names::ROLE_MOVED,
+        }}}));
+        let done = self.pods().patch(name, &PatchParams::default(), &patch).await;
+        patched(done, "label moved pod", name)
     }
 
     async fn delete_source(&self) -> Result<Outcome, Trouble> {

@@ -15,7 +15,7 @@ use shadow_protocol::observation::{
 
 use crate::cluster::Cluster;
 use crate::prepull::pullable;
-use crate::target_pod::pod_problems;
+use crate::target_pod::{pod_problems, restored_container};
 
 /// A pod in the protocol's terms.
 pub fn pod(cluster: &Cluster, pod: &core::Pod, container: Option<&str>, migration: &str) -> Pod {
@@ -38,7 +38,7 @@ pub fn pod(cluster: &Cluster, pod: &core::Pod, container: Option<&str>, migratio
         containers_ready: condition("ContainersReady"),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         owner: owner(cluster, pod),
-        statuses: statuses(&spec, &status),
+        statuses: statuses(pod, &spec, &status),
         problems: chosen.map(|name| pod_problems(pod, &name)).unwrap_or_default(),
         waiting: waiting(&status),
         ours: pod.labels().get(shadow_api::LABEL_MIGRATION).is_some_and(|name| name == migration),
@@ -46,7 +46,13 @@ pub fn pod(cluster: &Cluster, pod: &core::Pod, container: Option<&str>, migratio
     }
 }
 
-fn statuses(spec: &core::PodSpec, status: &core::PodStatus) -> BTreeMap<String, Container> {
+/// The containers' own images: a moved pod's spec names the checkpoint in one of them.
+fn statuses(
+    pod: &core::Pod,
+    spec: &core::PodSpec,
+    status: &core::PodStatus,
+) -> BTreeMap<String, Container> {
+    let restored = restored_container(pod);
     let images: BTreeMap<&str, &str> = spec
         .containers
         .iter()
@@ -59,10 +65,13 @@ fn statuses(spec: &core::PodSpec, status: &core::PodStatus) -> BTreeMap<String, 
                 id: found.container_id.clone().unwrap_or_default(),
                 running: found.state.as_ref().is_some_and(|state| state.running.is_some()),
                 restarts: u32::try_from(found.restart_count).unwrap_or(0),
-                image: pullable(
-                    images.get(found.name.as_str()).copied().unwrap_or_default(),
-                    &found.image_id,
-                ),
+                image: match restored {
+                    Some((name, image)) if name == found.name => image.to_owned(),
+                    _ => pullable(
+                        images.get(found.name.as_str()).copied().unwrap_or_default(),
+                        &found.image_id,
+                    ),
+                },
             };
             (found.name.clone(), container)
         })
