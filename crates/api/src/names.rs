@@ -8,6 +8,8 @@ pub const LABEL_ROLE: &str = "migration.ms2m.io/role";
 pub const ROLE_SOURCE: &str = "source";
 /// Role of the pod that takes over.
 pub const ROLE_TARGET: &str = "target";
+/// Role of a target that has taken over for good: its source is gone.
+pub const ROLE_MOVED: &str = "moved";
 /// Role of the Job that sends the checkpoint.
 pub const ROLE_TRANSFER: &str = "transfer";
 /// Finalizer on a migration: deleting the object rolls back first.

@@ -17,8 +17,10 @@ mod kubelet;
 mod migration;
 mod observe;
 mod prepull;
+pub mod problems;
 mod registry;
 mod report;
+mod revive;
 pub mod settings;
 pub mod target_pod;
 pub mod transfer_job;
@@ -73,6 +75,7 @@ pub async fn run(
     ready.set();
     tracing::info!("watching migrations");
     tokio::select! {
+        () = revive::keep(context.cluster.clone()) => {}
         () = drive(client, context) => {}
         () = stop => tracing::info!("stopping"),
     }
