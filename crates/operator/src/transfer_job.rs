@@ -37,8 +37,11 @@ pub fn job_name(migration: &StatefulMigration) -> String {
     format!("ms2m-transfer-{id}")
 }
 
-/// The Job. It is root, because archives are readable by root only, with no capability but the one
-/// that pushing and removing them needs, and sees nothing of the host but the archives.
+/// The Job. It is root, because archives and their folder belong to root; as their owner it needs no
+/// capability to read and remove one. Of the host it sees nothing but the archives.
+///
+/// It has no `ttlSecondsAfterFinished`: an operator that comes back late must find its result. The
+/// operator deletes it; with the migration's object it goes anyway.
 pub fn transfer_job(plan: &JobPlan) -> Job {
     let mut args = vec![
         "transfer".to_owned(),
@@ -95,7 +98,7 @@ pub fn transfer_job(plan: &JobPlan) -> Job {
                             "runAsNonRoot": false,
                             "allowPrivilegeEscalation": false,
                             "readOnlyRootFilesystem": true,
-                            "capabilities": { "drop": ["ALL"], "add": ["DAC_OVERRIDE"] },
+                            "capabilities": { "drop": ["ALL"] },
                             "seccompProfile": { "type": "RuntimeDefault" },
                         },
                         "resources": { "requests": { "cpu": "50m", "memory": "32Mi" } },
@@ -116,7 +119,7 @@ mod tests {
     fn job(secret: Option<&str>) -> Job {
         let migration: StatefulMigration = serde_json::from_value(json!({
             "apiVersion": "migration.ms2m.io/v1alpha1", "kind": "StatefulMigration",
-            "metadata": {"name": "move", "namespace": "default",
+            "metadata": {"name": "move", "namespace": "shop",
                 "uid": "0f9d3c1e-aaaa-bbbb-cccc-000000000000"},
             "spec": {"sourcePod": "consumer-0"}
         }))
@@ -132,24 +135,83 @@ mod tests {
         })
     }
 
+    /// A literal with a misspelt or wrongly placed field loses it here.
     #[test]
-    fn it_runs_shadow_transfer_where_the_archive_is() {
-        let job = job(None);
-        assert_eq!(job.metadata.name.as_deref(), Some("ms2m-transfer-0f9d3c1eaa"));
-        let pod = job.spec.unwrap().template.spec.unwrap();
-        assert_eq!(pod.node_name.as_deref(), Some("worker-1"));
-        let args = pod.containers[0].args.clone().unwrap();
-        assert_eq!(
-            args[..4],
-            ["transfer", "/var/lib/kubelet/checkpoints/a.tar", "r/ck:consumer-0", "app"]
-        );
-        assert_eq!(pod.volumes.unwrap().len(), 1);
+    fn it_runs_shadow_transfer_where_the_archive_is_and_may_do_nothing_else() {
+        let labels =
+            json!({"migration.ms2m.io/migration": "move", "migration.ms2m.io/role": "transfer"});
+        let expected = json!({
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {
+                "name": "ms2m-transfer-0f9d3c1eaa",
+                "namespace": "shop",
+                "labels": labels,
+                "ownerReferences": [{
+                    "apiVersion": "migration.ms2m.io/v1alpha1",
+                    "kind": "StatefulMigration",
+                    "name": "move",
+                    "uid": "0f9d3c1e-aaaa-bbbb-cccc-000000000000",
+                    "controller": true
+                }]
+            },
+            "spec": {
+                "backoffLimit": 2,
+                "activeDeadlineSeconds": 600,
+                "template": {
+                    "metadata": {"labels": labels},
+                    "spec": {
+                        "nodeName": "worker-1",
+                        "restartPolicy": "Never",
+                        "automountServiceAccountToken": false,
+                        "enableServiceLinks": false,
+                        "terminationGracePeriodSeconds": 1,
+                        "tolerations": [{"operator": "Exists"}],
+                        "containers": [{
+                            "name": "transfer",
+                            "image": "shadow:1",
+                            "args": [
+                                "transfer", "/var/lib/kubelet/checkpoints/a.tar",
+                                "r/ck:consumer-0", "app",
+                                "--result-file=/dev/termination-log", "--remove"
+                            ],
+                            "terminationMessagePolicy": "File",
+                            "volumeMounts": [{
+                                "name": "checkpoints", "mountPath": "/var/lib/kubelet/checkpoints"
+                            }],
+                            "securityContext": {
+                                "runAsUser": 0,
+                                "runAsNonRoot": false,
+                                "allowPrivilegeEscalation": false,
+                                "readOnlyRootFilesystem": true,
+                                "capabilities": {"drop": ["ALL"]},
+                                "seccompProfile": {"type": "RuntimeDefault"}
+                            },
+                            "resources": {"requests": {"cpu": "50m", "memory": "32Mi"}}
+                        }],
+                        "volumes": [{
+                            "name": "checkpoints",
+                            "hostPath": {"path": "/var/lib/kubelet/checkpoints", "type": "Directory"}
+                        }]
+                    }
+                }
+            }
+        });
+        assert_eq!(serde_json::to_value(job(None)).unwrap(), expected);
     }
 
     #[test]
     fn credentials_are_mounted_not_passed() {
         let pod = job(Some("regcred")).spec.unwrap().template.spec.unwrap();
-        assert!(pod.containers[0].args.clone().unwrap().iter().any(|a| a.contains("--auth-file")));
-        assert_eq!(pod.volumes.unwrap().len(), 2);
+        let container = &pod.containers[0];
+        let args = container.args.as_ref().unwrap();
+        assert_eq!(args.last().unwrap(), "--auth-file=/registry/.dockerconfigjson");
+        let mount = &container.volume_mounts.as_ref().unwrap()[1];
+        assert_eq!((mount.mount_path.as_str(), mount.read_only), ("/registry", Some(true)));
+        let secret = pod.volumes.unwrap()[1].secret.clone().unwrap();
+        assert_eq!(
+            (secret.secret_name.as_deref(), secret.default_mode),
+            (Some("regcred"), Some(256))
+        );
     }
 }
