@@ -6,7 +6,7 @@
 //! Its image *is* the checkpoint, so its container must never be started twice:
 //! `docs/adr/0001-restored-at-most-once.md`. The kubelet guarantees that by `restartPolicy: Never`.
 //! After a crash the owner makes a fresh pod from its template; a bare pod has no owner, so the pod
-//! carries its own spec along ([`ANNOTATION_ORIGIN`]) and the operator makes [`fresh_pod`] of it.
+//! carries its own spec along ([`ANNOTATION_ORIGIN`]) and the operator makes its [`successor`].
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,7 @@ use kube::ResourceExt;
 use kube::core::ObjectMeta;
 use shadow_api::names::{ROLE_MOVED, ROLE_TARGET};
 use shadow_api::{GATE_HANDOFF, LABEL_MIGRATION, LABEL_ROLE, StatefulMigration};
+use shadow_protocol::pending::target_name;
 
 pub use crate::problems::pod_problems;
 
@@ -22,9 +23,11 @@ pub use crate::problems::pod_problems;
 pub const ANNOTATION_ORIGIN: &str = "migration.ms2m.io/origin";
 /// The restored container and its own image, with a blank between them.
 pub const ANNOTATION_BASE_IMAGE: &str = "migration.ms2m.io/base-image";
+/// UID of the ended pod that a fresh one takes the place of.
+pub const ANNOTATION_REPLACES: &str = "migration.ms2m.io/replaces";
 
 /// Annotations that describe the source's own life, not its configuration.
-const OWN_ANNOTATIONS: [&str; 9] = [
+const OWN_ANNOTATIONS: [&str; 10] = [
     "cni.projectcalico.org/containerID",
     "cni.projectcalico.org/podIP",
     "cni.projectcalico.org/podIPs",
@@ -34,6 +37,7 @@ const OWN_ANNOTATIONS: [&str; 9] = [
     "k8s.v1.cni.cncf.io/networks-status",
     "kubectl.kubernetes.io/last-applied-configuration",
     "kubernetes.io/config.seen",
+    ANNOTATION_REPLACES,
 ];
 
 /// Labels that say where the source is; the API server gives the target its own.
@@ -160,25 +164,53 @@ pub fn labels_at_switch(source: &Pod) -> BTreeMap<String, String> {
     labels
 }
 
-/// The pod that takes the place of a moved bare pod whose process has ended, as the kubelet would
-/// have restarted it without a migration: on the same node, from the workload's own image, init
-/// containers first. `None`: nobody has to do anything.
-pub fn fresh_pod(moved: &Pod) -> Option<Pod> {
-    if moved.labels().get(LABEL_ROLE).map(String::as_str) != Some(ROLE_MOVED)
-        || moved.metadata.deletion_timestamp.is_some()
-        || moved.metadata.owner_references.as_ref().is_some_and(|owners| !owners.is_empty())
-    {
+/// What must follow when the restored process of a moved pod has ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Successor {
+    /// Delete the pod, its owner makes another one: the owner does not see by itself that it is of
+    /// no use, because another container of it still runs.
+    Owners,
+    /// Create this pod, then delete the ended one. In this order a crash of the operator in between
+    /// loses nothing: [`ANNOTATION_REPLACES`] tells whose successor a pod is. Hence the other name.
+    Ours(Box<Pod>),
+}
+
+/// What has to be done about `pod`; `None`: nothing.
+pub fn successor(pod: &Pod) -> Option<Successor> {
+    let moved = pod.labels().get(LABEL_ROLE).is_some_and(|role| role == ROLE_MOVED);
+    if !moved || pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
-    let origin = moved.annotations().get(ANNOTATION_ORIGIN)?;
-    let mut spec: PodSpec = serde_json::from_str(origin).ok()?;
-    let phase = moved.status.as_ref()?.phase.as_deref()?;
-    match (phase, spec.restart_policy.as_deref().unwrap_or("Always")) {
-        ("Failed", "Always" | "OnFailure") | ("Succeeded", "Always") => {}
-        _ => return None,
+    let (restored, _) = restored_container(pod)?;
+    let status = pod.status.as_ref()?;
+    let exit_code = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .find(|container| container.name == restored)
+        .and_then(|container| container.state.as_ref()?.terminated.as_ref())
+        .map(|ended| ended.exit_code);
+    let over = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
+    if pod.owner_references().iter().any(|owner| owner.controller == Some(true)) {
+        return (exit_code.is_some() && !over).then_some(Successor::Owners);
     }
+    if exit_code.is_none() && !over {
+        return None;
+    }
+    let origin: PodSpec = serde_json::from_str(pod.annotations().get(ANNOTATION_ORIGIN)?).ok()?;
+    match origin.restart_policy.as_deref() {
+        Some("Never") => None,
+        Some("OnFailure") if exit_code == Some(0) => None,
+        _ => Some(Successor::Ours(Box::new(fresh_pod(pod, origin)))),
+    }
+}
+
+/// The workload as the kubelet would have restarted it without a migration: on the same node, from
+/// its own image, init containers first.
+fn fresh_pod(moved: &Pod, mut spec: PodSpec) -> Pod {
     spec.node_name = moved.spec.as_ref().and_then(|spec| spec.node_name.clone());
     spec.ephemeral_containers = None;
+    // Where there was one, it was the pod's own name.
     spec.hostname = None;
     forget_what_admission_computes(&mut spec);
     let mut annotations = moved.annotations().clone();
@@ -187,9 +219,10 @@ pub fn fresh_pod(moved: &Pod) -> Option<Pod> {
             && key != ANNOTATION_BASE_IMAGE
             && !OWN_ANNOTATIONS.contains(&key.as_str())
     });
-    Some(Pod {
+    annotations.insert(ANNOTATION_REPLACES.to_owned(), moved.uid().unwrap_or_default());
+    Pod {
         metadata: ObjectMeta {
-            name: moved.metadata.name.clone(),
+            name: Some(target_name(&moved.name_any())),
             namespace: moved.metadata.namespace.clone(),
             labels: Some(labels_at_switch(moved)),
             annotations: Some(annotations),
@@ -197,7 +230,7 @@ pub fn fresh_pod(moved: &Pod) -> Option<Pod> {
         },
         spec: Some(spec),
         status: None,
-    })
+    }
 }
 
 #[cfg(test)]

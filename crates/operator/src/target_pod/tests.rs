@@ -130,26 +130,44 @@ fn at_the_switch_it_gets_the_labels_that_select_the_source() {
     assert_eq!(labels, json!({"app": "consumer", "pod-template-hash": "abc"}));
 }
 
-/// `moved` as a bare pod that has taken over and then ended in `phase`.
-fn moved(mut target: Value, phase: &str) -> Pod {
+/// The target after it has taken over, its restored process ended with `exit_code`, if at all.
+fn moved(mut target: Value, phase: &str, exit_code: Option<i32>) -> Pod {
     target["metadata"]["labels"]["migration.ms2m.io/role"] = json!("moved");
     target["metadata"]["labels"]["app"] = json!("consumer");
     target["metadata"]["uid"] = json!("9");
-    target["status"] = json!({"phase": phase});
+    let state = match exit_code {
+        Some(code) => json!({"terminated": {"exitCode": code}}),
+        None => json!({"running": {}}),
+    };
+    let status = json!({"name": "app", "state": state, "image": "", "imageID": "", "ready": false,
+        "restartCount": 0});
+    target["status"] = json!({"phase": phase, "containerStatuses": [status]});
     pod(target)
+}
+
+fn owned(mut pod: Pod) -> Pod {
+    pod.metadata.owner_references = self::pod(source()).metadata.owner_references;
+    pod
+}
+
+fn ours(pod: &Pod) -> Pod {
+    match successor(pod) {
+        Some(Successor::Ours(fresh)) => *fresh,
+        other => panic!("a fresh pod is expected, not {other:?}"),
+    }
 }
 
 #[test]
 fn a_bare_pod_that_ends_after_a_move_starts_afresh_from_its_own_spec() {
     let target = target_of(&pod(source()), false);
-    let fresh = serde_json::to_value(fresh_pod(&moved(target, "Failed")).unwrap()).unwrap();
+    let fresh = serde_json::to_value(ours(&moved(target, "Failed", Some(137)))).unwrap();
     assert_eq!(
         fresh["metadata"],
         json!({
-            "name": "consumer-abc-shadow",
+            "name": "consumer-abc",
             "namespace": "shop",
             "labels": {"app": "consumer"},
-            "annotations": {"keep": "me"}
+            "annotations": {"keep": "me", "migration.ms2m.io/replaces": "9"}
         })
     );
     let mut expected = source()["spec"].clone();
@@ -162,31 +180,60 @@ fn a_bare_pod_that_ends_after_a_move_starts_afresh_from_its_own_spec() {
 
 #[test]
 fn after_any_number_of_moves_the_origin_is_the_first_one() {
-    let once = moved(target_of(&pod(source()), false), "Running");
+    let once = moved(target_of(&pod(source()), false), "Running", None);
     let twice = target_of(&once, false);
     assert_eq!(twice["metadata"]["annotations"][ANNOTATION_BASE_IMAGE], "app r/app@sha256:1");
-    let fresh = fresh_pod(&moved(twice, "Failed")).unwrap();
+    let fresh = ours(&moved(twice, "Failed", Some(1)));
     let images: Vec<_> = fresh.spec.unwrap().containers.into_iter().map(|c| c.image).collect();
     assert_eq!(images, [Some("r/app:1".to_owned()), Some("r/other:1".to_owned())]);
 }
 
 #[test]
-fn only_a_moved_bare_pod_that_has_ended_is_replaced() {
-    let target = target_of(&pod(source()), false);
-    assert!(fresh_pod(&moved(target.clone(), "Failed")).is_some());
-    assert!(fresh_pod(&moved(target.clone(), "Succeeded")).is_some());
-    assert!(fresh_pod(&moved(target.clone(), "Running")).is_none(), "it lives");
-    assert!(fresh_pod(&moved(target_of(&pod(source()), true), "Failed")).is_none(), "owned");
+fn a_bare_pod_gets_a_successor_when_the_kubelet_would_have_restarted_it() {
+    let bare = |policy: &str| {
+        let mut source = source();
+        source["spec"]["restartPolicy"] = json!(policy);
+        target_of(&pod(source), false)
+    };
+    for (policy, phase, exit_code, expected) in [
+        ("Always", "Running", None, false),
+        ("Always", "Failed", Some(1), true),
+        ("Always", "Succeeded", Some(0), true),
+        // Evicted: the kubelet no longer knows the container.
+        ("Always", "Failed", None, true),
+        // Another container still runs.
+        ("Always", "Running", Some(1), true),
+        ("OnFailure", "Failed", Some(1), true),
+        ("OnFailure", "Succeeded", Some(0), false),
+        ("Never", "Failed", Some(1), false),
+    ] {
+        let pod = moved(bare(policy), phase, exit_code);
+        let case = format!("{policy} {phase} {exit_code:?}");
+        assert_eq!(successor(&pod).is_some(), expected, "{case}");
+    }
+}
 
-    let mut before_the_commit = moved(target.clone(), "Failed");
-    let labels = before_the_commit.metadata.labels.as_mut().unwrap();
+#[test]
+fn an_owner_replaces_its_pod_and_has_to_be_helped_only_while_another_container_runs() {
+    let target = target_of(&pod(source()), true);
+    let with = |phase, exit_code| successor(&owned(moved(target.clone(), phase, exit_code)));
+    assert_eq!(with("Running", None), None);
+    assert_eq!(with("Failed", Some(1)), None, "its owner has seen that");
+    assert_eq!(with("Running", Some(1)), Some(Successor::Owners));
+}
+
+#[test]
+fn nothing_is_replaced_before_the_commit_nor_while_it_is_deleted() {
+    let ended = moved(target_of(&pod(source()), false), "Failed", Some(1));
+    let mut before = ended.clone();
+    let labels = before.metadata.labels.as_mut().unwrap();
     labels.insert(LABEL_ROLE.to_owned(), ROLE_TARGET.to_owned());
-    assert!(fresh_pod(&before_the_commit).is_none(), "the migration rolls back");
+    assert_eq!(successor(&before), None, "the migration rolls back");
 
-    let mut once_only = source();
-    once_only["spec"]["restartPolicy"] = json!("Never");
-    let target = target_of(&pod(once_only), false);
-    assert!(fresh_pod(&moved(target, "Failed")).is_none(), "as without a migration");
+    let mut deleted = serde_json::to_value(ended).unwrap();
+    deleted["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    assert_eq!(successor(&pod(deleted)), None, "somebody wants it gone");
+    assert_eq!(successor(&pod(source())), None, "it was never moved");
 }
 
 #[test]
