@@ -29,21 +29,45 @@ const PURE: &str = "shadow-protocol";
 const PURE_MAY_USE: &[&str] = &["serde", "serde_json", "thiserror"];
 /// What must not reach `protocol` by any way.
 const IMPURE: &[&str] = &[
-    "async-std", "chrono", "fastrand", "futures", "getrandom", "hyper", "jiff", "k8s-openapi",
-    "kube", "lapin", "mio", "rand", "reqwest", "rustix", "smol", "socket2", "time", "tokio",
+    "async-std",
+    "chrono",
+    "fastrand",
+    "futures",
+    "getrandom",
+    "hyper",
+    "jiff",
+    "k8s-openapi",
+    "kube",
+    "lapin",
+    "mio",
+    "rand",
+    "reqwest",
+    "rustix",
+    "smol",
+    "socket2",
+    "time",
+    "tokio",
 ];
 /// What `protocol`'s own code must not name.
 const IMPURE_CODE: &[&str] = &[
-    "Instant", "SystemTime", "std::env", "std::fs", "std::net", "std::process", "std::thread",
-    "RandomState", "HashMap", "HashSet",
+    "Instant",
+    "SystemTime",
+    "std::env",
+    "std::fs",
+    "std::net",
+    "std::process",
+    "std::thread",
+    "RandomState",
+    "HashMap",
+    "HashSet",
 ];
 
 pub fn run() -> anyhow::Result<ExitCode> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut complaints = check(&Graph::read(&root)?);
     for path in sources(&root.join("crates/protocol/src"))? {
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let name = path.strip_prefix(&root).unwrap_or(&path).display().to_string();
         complaints.extend(check_source(&name, &text));
     }
@@ -127,7 +151,8 @@ fn check(graph: &Graph) -> Vec<String> {
         }
     }
     for used in graph.direct(PURE).filter(|used| !PURE_MAY_USE.contains(used)) {
-        complaints.push(format!("{PURE} depends on {used}; it may use {}", PURE_MAY_USE.join(", ")));
+        complaints
+            .push(format!("{PURE} depends on {used}; it may use {}", PURE_MAY_USE.join(", ")));
     }
     for used in graph.reachable(PURE).intersection(&IMPURE.iter().copied().collect()) {
         complaints.push(format!("{PURE} depends on {used} by way of another crate"));
@@ -169,9 +194,8 @@ fn check_source(name: &str, text: &str) -> Vec<String> {
 /// Whether `word` stands in `code` by itself, not as a part of a longer name.
 fn mentions(code: &str, word: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || c == '_';
-    code.match_indices(word).any(|(at, _)| {
-        !code[..at].ends_with(part) && !code[at + word.len()..].starts_with(part)
-    })
+    code.match_indices(word)
+        .any(|(at, _)| !code[..at].ends_with(part) && !code[at + word.len()..].starts_with(part))
 }
 
 #[cfg(test)]

@@ -177,7 +177,9 @@ mod tests {
     use serde_json::json;
 
     fn pod(spec: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "consumer-0"}, "spec": spec})).unwrap()
+        let mut pod = json!({"metadata": {"name": "consumer-0"}});
+        pod["spec"] = spec;
+        serde_json::from_value(pod).unwrap()
     }
 
     fn plain() -> serde_json::Value {
