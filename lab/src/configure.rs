@@ -85,8 +85,11 @@ fn worker(etc: &Path, authority: &Authority, node: Node, nodes: &[Node]) -> Resu
     let root = etc.join("root/etc");
     file(&root.join("crio/crio.conf"), &render::crio())?;
     file(&root.join("cni/net.d/10-shadow-lab.conflist"), &render::cni(node))?;
-    file(&root.join("criu/crun.conf"), render::CRIU)?;
-    file(&root.join("criu/runc.conf"), render::CRIU)
+    // Debian's crun doesn't know `crun.conf` yet; CRIU itself reads `default.conf`.
+    for name in ["default.conf", "crun.conf", "runc.conf"] {
+        file(&root.join("criu").join(name), render::CRIU)?;
+    }
+    Ok(())
 }
 
 /// What every machine has.
@@ -151,7 +154,7 @@ mod tests {
         let places = record.places();
         for path in [
             places.etc("worker-2").join("kubelet.yaml"),
-            places.etc("worker-2").join("root/etc/criu/crun.conf"),
+            places.etc("worker-2").join("root/etc/criu/default.conf"),
             places.etc(CONTROL).join("root/etc/rabbitmq/definitions.json"),
         ] {
             assert!(path.exists(), "{} is missing", path.display());

@@ -41,3 +41,8 @@ pub use crate::{
     plan::REGISTRY_NAME,
     up::up,
 };
+
+/// Where built things are kept: `SHADOW_LAB_CACHE`, or `shadow-lab` in the user's cache folder.
+pub fn cache() -> std::path::PathBuf {
+    record::Places::from_environment().cache
+}
