@@ -20,7 +20,9 @@ pub enum Error {
         why: String,
     },
     /// The broker can't be reached or the connection is gone: worth another try.
-    #[error("{attempted} at broker {host}: not reachable; check the address and the network policy")]
+    #[error(
+        "{attempted} at broker {host}: not reachable; check the address and the network policy"
+    )]
     Unreachable {
         /// The operation.
         attempted: String,

@@ -14,7 +14,7 @@ use super::{Consumer, Failure, Ledger, Received, Rig};
 /// Publishers at work.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    published: Arc<AtomicU64>,
+    total: Arc<AtomicU64>,
     tasks: Vec<JoinHandle<Result<(u32, u64), Failure>>>,
 }
 
@@ -28,17 +28,17 @@ impl Load {
         pause: Duration,
     ) -> Result<Self, Failure> {
         let stop = Arc::new(AtomicBool::new(false));
-        let published = Arc::new(AtomicU64::new(0));
+        let total = Arc::new(AtomicU64::new(0));
         let mut tasks = Vec::new();
         for number in publishers {
             let mut publisher = rig.publisher(exchange, key, confirms).await?;
-            let (stop, published) = (Arc::clone(&stop), Arc::clone(&published));
+            let (stop, total) = (Arc::clone(&stop), Arc::clone(&total));
             tasks.push(tokio::spawn(async move {
                 let mut sequence = 0;
                 while !stop.load(Ordering::Relaxed) {
                     publisher.publish(&payload(number, sequence + 1)).await?;
                     sequence += 1;
-                    published.fetch_add(1, Ordering::Relaxed);
+                    total.fetch_add(1, Ordering::Relaxed);
                     if pause.is_zero() {
                         tokio::task::yield_now().await;
                     } else {
@@ -48,12 +48,12 @@ impl Load {
                 Ok((number, sequence))
             }));
         }
-        Ok(Self { stop, published, tasks })
+        Ok(Self { stop, total, tasks })
     }
 
     /// How many messages have been published so far.
     pub fn published(&self) -> u64 {
-        self.published.load(Ordering::Relaxed)
+        self.total.load(Ordering::Relaxed)
     }
 
     /// Stops; how many messages each publisher has published.
@@ -204,7 +204,11 @@ impl Copy {
         self.rig.consumer(queue, self.habits.prefetch).await
     }
 
-    async fn take(&mut self, consumer: &mut dyn Consumer, message: &Received) -> Result<(), Failure> {
+    async fn take(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        message: &Received,
+    ) -> Result<(), Failure> {
         if !self.habits.service.is_zero() {
             tokio::time::sleep(self.habits.service).await;
         }

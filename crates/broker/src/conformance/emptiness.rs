@@ -18,16 +18,8 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Unacknowledged messages at the moment of the cancel, and how they are acknowledged.
-const ROUNDS: [(u64, bool); 8] = [
-    (1, false),
-    (10, false),
-    (10, true),
-    (3, true),
-    (1, true),
-    (7, false),
-    (10, true),
-    (2, false),
-];
+const ROUNDS: [(u64, bool); 8] =
+    [(1, false), (10, false), (10, true), (3, true), (1, true), (7, false), (10, true), (2, false)];
 
 /// A consumer stops while it holds messages, as on `START_REPLAY`, and acknowledges them after a
 /// while: not proved before, proved soon after.

@@ -116,8 +116,7 @@ mod tests {
             ledger.apply(&payload(1, sequence)).unwrap();
         }
         let verdict = ledger.verdict(&BTreeMap::from([(1, 7), (2, 1)]));
-        let expected =
-            Verdict { applied: 6, lost: 3, duplicated: 1, reordered: 1, sentinels: 0 };
+        let expected = Verdict { applied: 6, lost: 3, duplicated: 1, reordered: 1, sentinels: 0 };
         assert_eq!(verdict, expected);
         assert!(verdict.clean().is_err());
     }

@@ -132,7 +132,7 @@ impl Plant {
         for queue in names.side_queues() {
             self.session.lower_barrier(queue).await?;
             eventually("the side queue has no consumer", async || {
-                Ok(self.counts(queue).await?.consumers == 0)
+                Ok(self.session.counts(queue).await?.is_none_or(|c| c.consumers == 0))
             })
             .await?;
             self.apply(Topology::DeleteQueue { name: queue.to_owned() }).await?;

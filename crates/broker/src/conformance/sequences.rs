@@ -1,14 +1,12 @@
 //! Whole migrations at the broker's level: real load, copies of the application as tasks.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use shadow_protocol::broker::{Barrier, QueueType, Topology};
 
 use super::plant::{Feed, KEY, Plant};
-use super::{
-    Application, Case, Failure, Habits, Ledger, Load, Outcome, Stage, ensure, eventually,
-};
+use super::{Application, Case, Failure, Habits, Ledger, Load, Outcome, Stage, ensure, eventually};
 
 const PUBLISHERS: u32 = 4;
 /// Between two messages of one publisher.
@@ -26,6 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case { name: "forward_classic", run: |s| forward(s, Classic, false).boxed() },
         Case { name: "forward_quorum", run: |s| forward(s, Quorum, false).boxed() },
         Case { name: "forward_copy_wakes_on_s1", run: |s| forward(s, Classic, true).boxed() },
+        Case { name: "forward_parked", run: |s| parked(s, Classic).boxed() },
         Case { name: "back_after_replay_classic", run: |s| back_late(s, Classic).boxed() },
         Case { name: "back_after_replay_quorum", run: |s| back_late(s, Quorum).boxed() },
         Case { name: "back_before_cut_b", run: |s| back_early(s, Quorum).boxed() },
@@ -87,6 +86,30 @@ impl Run {
         Ok(checkpoint)
     }
 
+    /// Steps 4 to 7 with a move instead of the barrier: the source is sent to a queue that is never
+    /// fed, and the side queue it left is proved empty as a queue that is not ours. No sentinel.
+    async fn checkpoint_parked(&mut self) -> Result<Ledger, Failure> {
+        let (plant, names) = (&self.plant, &self.plant.names);
+        let park = plant.stage.name("park");
+        plant.stage.rig.remove(&[&park], &[]).await?;
+        plant.apply(Topology::DeclareSideQueue { name: park.clone() }).await?;
+        plant.feed_both(true).await?;
+        plant.until_drained(&names.s1).await?;
+        let ordered = Instant::now();
+        self.source.go(&park).await?;
+        plant.prove_empty(&names.s1).await?;
+        self.figures.barrier = ordered.elapsed();
+        let checkpoint = self.source.snapshot();
+        self.source.go(&names.s2).await?;
+        plant.bind_queue(&names.s2, &names.hold).await?;
+        plant.unbind_queue(&names.s1, &names.hold).await?;
+        tokio::time::sleep(WATCH).await;
+        let ready = plant.counts(&names.s1).await?.ready;
+        ensure(ready == 0, || format!("{ready} late messages in the queue it left"))?;
+        plant.stage.rig.remove(&[&park], &[]).await?;
+        Ok(checkpoint)
+    }
+
     /// Rolls back: feed to the primary queue, barrier on the side queue, the source returns.
     async fn return_from(self, side: &str, what: &str) -> Outcome {
         let Self { plant, load, source, mut figures } = self;
@@ -117,12 +140,23 @@ async fn forward(stage: Stage, kind: QueueType, wakes_on_s1: bool) -> Outcome {
     finish(plant, load, target, &figures, "the target").await
 }
 
+async fn parked(stage: Stage, kind: QueueType) -> Outcome {
+    let mut run = Run::to_first_side_queue(stage, &kind).await?;
+    let checkpoint = run.checkpoint_parked().await?;
+    let Run { plant, load, source, figures } = run;
+    let primary = plant.names.primary.clone();
+    let target = Application::start(&plant.stage.rig, &primary, habits(), checkpoint).await?;
+    plant.until_drained(&primary).await?;
+    source.die().await?;
+    plant.remove().await?;
+    finish(plant, load, target, &figures, "the target, parked instead of barred").await
+}
+
 async fn back_late(stage: Stage, kind: QueueType) -> Outcome {
     let mut run = Run::to_first_side_queue(stage, &kind).await?;
     let checkpoint = run.checkpoint().await?;
     let (plant, names) = (&run.plant, run.plant.names.clone());
-    let target =
-        Application::start(&plant.stage.rig, &names.primary, habits(), checkpoint).await?;
+    let target = Application::start(&plant.stage.rig, &names.primary, habits(), checkpoint).await?;
     tokio::time::sleep(WHILE).await;
     target.die().await?;
     plant.feed_both(false).await?;

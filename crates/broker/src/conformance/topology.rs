@@ -29,10 +29,8 @@ async fn idempotent(stage: Stage) -> Outcome {
     let control = plant.stage.name("control");
     plant.install().await?;
     plant.install().await?;
-    let exchange = Topology::DeclareExchange {
-        name: names.gate.clone(),
-        alternate: Some(names.hold.clone()),
-    };
+    let exchange =
+        Topology::DeclareExchange { name: names.gate.clone(), alternate: Some(names.hold.clone()) };
     twice(session, exchange).await?;
     let like = names.primary.clone();
     twice(session, Topology::DeclareControlQueue { name: control.clone(), like }).await?;
@@ -106,8 +104,7 @@ async fn survey(stage: Stage) -> Outcome {
     ensure(absent.queue.is_none() && !absent.control_queue, || format!("{absent:?}"))?;
     let rig = plant.stage.rig.clone();
     let habits = Habits::default();
-    let application =
-        super::Application::start(&rig, &primary, habits, Ledger::default()).await?;
+    let application = super::Application::start(&rig, &primary, habits, Ledger::default()).await?;
     let listed = async || Ok(session.consumers(&primary).await?.len() == 1);
     eventually("the consumer is listed", listed).await?;
     let survey = session.survey(&primary, &primary).await?;

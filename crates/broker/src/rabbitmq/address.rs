@@ -128,9 +128,10 @@ fn credentials(what: &str, url: &Url) -> Result<Option<(String, String)>, Error>
 }
 
 fn decode(what: &str, text: &str) -> Result<String, Error> {
-    percent_decode_str(text).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| {
-        invalid(what, "a percent-encoded part is not UTF-8".to_owned())
-    })
+    percent_decode_str(text)
+        .decode_utf8()
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| invalid(what, "a percent-encoded part is not UTF-8".to_owned()))
 }
 
 fn invalid(what: &str, why: String) -> Error {
@@ -172,7 +173,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_without_the_password() {
-        for url in ["http://u:secret@h", "amqp://u:secret@h/a/b", "amqp://u:secret@[::", "amqp://"] {
+        for url in ["http://u:secret@h", "amqp://u:secret@h/a/b", "amqp://u:secret@[::", "amqp://"]
+        {
             let error = address(url, None).err().expect(url).to_string();
             assert!(!error.contains("secret"), "{error}");
         }

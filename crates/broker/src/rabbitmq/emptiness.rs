@@ -19,6 +19,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
+use serde_json::Value;
 use shadow_protocol::broker::{Counts, Emptiness, QueueType};
 
 use super::session::{BELIEVABLE, RabbitSession};
@@ -40,13 +41,6 @@ struct Live {
     kind: Option<QueueType>,
     state: Option<String>,
     leader: Option<String>,
-    reductions: Option<u64>,
-    messages_ready: Option<u64>,
-    messages_unacknowledged: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct Figures {
     reductions: Option<u64>,
     messages_ready: Option<u64>,
     messages_unacknowledged: Option<u64>,
@@ -104,7 +98,8 @@ impl RabbitSession {
     async fn term(&self, queue: &str, leader: Option<&str>) -> Result<Option<u64>, Error> {
         let path = ["queues", "quorum", self.management.vhost(), queue, "status"];
         let members: Vec<Member> = self.management.list(&path).await?;
-        let leading = |m: &&Member| m.state.as_deref() == Some("leader") && m.node.as_deref() == leader;
+        let leading =
+            |m: &&Member| m.state.as_deref() == Some("leader") && m.node.as_deref() == leader;
         Ok(members.iter().find(leading).and_then(|member| member.term))
     }
 
@@ -112,14 +107,8 @@ impl RabbitSession {
     async fn slow_proof(&self, queue: &str) -> Result<Emptiness, Error> {
         let (counts, _) = self.look(queue).await?;
         let path = ["queues", self.management.vhost(), queue];
-        let figures: Option<Figures> = self.management.get(&path, FIGURES).await?;
-        let statistics = figures.and_then(|figures| {
-            Some(Statistics {
-                reductions: figures.reductions?,
-                ready: figures.messages_ready?,
-                unacknowledged: figures.messages_unacknowledged?,
-            })
-        });
+        let figures: Option<Value> = self.management.get(&path, FIGURES).await?;
+        let statistics = figures.as_ref().and_then(statistics);
         let sample = Sample { ready: counts.map_or(u64::MAX, |c| c.ready), statistics };
         Ok(self.proofs().entry(queue.to_owned()).or_default().take(sample))
     }
@@ -127,6 +116,16 @@ impl RabbitSession {
     fn proofs(&self) -> std::sync::MutexGuard<'_, HashMap<String, Proof>> {
         self.proofs.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The figures, if there are any: a queue that has not emitted yet is described by an empty list.
+fn statistics(figures: &Value) -> Option<Statistics> {
+    let figure = |key| figures.get(key).and_then(Value::as_u64);
+    Some(Statistics {
+        reductions: figure("reductions")?,
+        ready: figure("messages_ready")?,
+        unacknowledged: figure("messages_unacknowledged")?,
+    })
 }
 
 impl Live {

@@ -62,7 +62,9 @@ impl ClientConnection {
 
     /// The name the client chose, else the broker's.
     pub(super) fn label(&self) -> &str {
-        self.property("connection_name").or(self.user_provided_name.as_deref()).unwrap_or(&self.name)
+        self.property("connection_name")
+            .or(self.user_provided_name.as_deref())
+            .unwrap_or(&self.name)
     }
 }
 
@@ -92,9 +94,9 @@ impl Management {
         let Some(body) = self.send(Method::GET, path, query, None, &attempted).await? else {
             return Ok(None);
         };
-        serde_json::from_slice(&body)
-            .map(Some)
-            .map_err(|error| self.failed(&attempted, format!("its answer is not understood: {error}")))
+        serde_json::from_slice(&body).map(Some).map_err(|error| {
+            self.failed(&attempted, format!("its answer is not understood: {error}"))
+        })
     }
 
     /// Reads a list; one that does not exist is empty.
@@ -141,13 +143,12 @@ impl Management {
         attempted: &str,
     ) -> Result<Option<Bytes>, Error> {
         let answer = self.exchange(method, path, query, body, attempted);
-        let (status, body) = tokio::time::timeout(DEADLINE, answer).await.map_err(|_| {
-            Error::Timeout {
+        let (status, body) =
+            tokio::time::timeout(DEADLINE, answer).await.map_err(|_| Error::Timeout {
                 attempted: attempted.to_owned(),
                 host: self.host(),
                 seconds: DEADLINE.as_secs(),
-            }
-        })??;
+            })??;
         match status {
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {

@@ -56,8 +56,7 @@ impl RabbitSession {
     ) -> Result<Self, Error> {
         let address = Address::parse(target)?;
         let management = Management::new(&address, ca.as_deref())?;
-        let wire =
-            Wire { address, ca, name: format!("shadow/{migration}"), session: unique_id() };
+        let wire = Wire { address, ca, name: format!("shadow/{migration}"), session: unique_id() };
         let topology = wire.connect(Role::Topology).await?;
         Ok(Self {
             publisher: Publisher::default(),
