@@ -65,7 +65,7 @@ fn table(text: &str) -> FieldTable {
 #[async_trait]
 impl Rig for RabbitRig {
     fn connector(&self) -> Arc<dyn Connector> {
-        Arc::new(RabbitMq::default())
+        Arc::new(RabbitMq::from_env().expect("SHADOW_CA_FILE is readable"))
     }
 
     fn target(&self) -> Target {
