@@ -18,8 +18,8 @@ pub fn run() -> anyhow::Result<ExitCode> {
     packages()?;
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
-    crate::crds::run(true)?;
-    crate::check_deps::run()?;
+    cargo(&["xtask", "crds", "--check"])?;
+    cargo(&["xtask", "check-deps"])?;
     let lab = shadow_lab::up(2)?;
     let tested = with_lab(&lab);
     shadow_lab::down()?;

@@ -1,7 +1,10 @@
 //! `cargo xtask`: what the project does to itself. One module per command.
 
 mod check_deps;
+mod ci;
 mod crds;
+mod demo;
+mod image;
 mod lab;
 
 use std::process::ExitCode;
@@ -24,6 +27,12 @@ enum Task {
     Crds(crds::Arguments),
     /// Check that the crates depend on each other inward only, and that protocol is pure
     CheckDeps,
+    /// Move a live consumer between two real nodes while messages keep coming
+    Demo(demo::Arguments),
+    /// Build the project's images and push them to a registry
+    Image(image::Arguments),
+    /// Run everything CI runs
+    Ci,
 }
 
 fn main() -> ExitCode {
@@ -31,6 +40,9 @@ fn main() -> ExitCode {
         Task::Lab(command) => lab::run(command),
         Task::Crds(arguments) => crds::run(&arguments),
         Task::CheckDeps => check_deps::run(),
+        Task::Demo(arguments) => demo::run(&arguments),
+        Task::Image(arguments) => image::run(&arguments),
+        Task::Ci => ci::run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
