@@ -5,13 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::error::Result;
 
 /// Reports steps as they begin and end.
 pub struct Progress {
-    terminal: bool,
+    /// Two parts may be built at once, each with its own line.
+    terminal: Option<MultiProgress>,
 }
 
 impl Default for Progress {
@@ -23,7 +24,7 @@ impl Default for Progress {
 impl Progress {
     /// Reports to standard error.
     pub fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal() }
+        Self { terminal: std::io::stderr().is_terminal().then(MultiProgress::new) }
     }
 
     /// Runs one step, saying what it is and how long it took.
@@ -35,7 +36,12 @@ impl Progress {
             spinner.finish_and_clear();
         }
         if result.is_ok() {
-            eprintln!("lab: {what}: {:.1} s", begun.elapsed().as_secs_f64());
+            let line = format!("lab: {what}: {:.1} s", begun.elapsed().as_secs_f64());
+            match &self.terminal {
+                // A failed write to the terminal costs one line of comfort.
+                Some(terminal) => drop(terminal.println(line)),
+                None => eprintln!("{line}"),
+            }
         }
         result
     }
@@ -46,11 +52,11 @@ impl Progress {
     }
 
     fn spinner(&self, what: &str) -> Option<ProgressBar> {
-        if !self.terminal {
+        let Some(terminal) = &self.terminal else {
             eprintln!("lab: {what} …");
             return None;
-        }
-        let spinner = ProgressBar::new_spinner();
+        };
+        let spinner = terminal.add(ProgressBar::new_spinner());
         if let Ok(style) = ProgressStyle::with_template("lab: {msg} {spinner} {elapsed}") {
             spinner.set_style(style);
         }

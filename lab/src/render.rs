@@ -57,9 +57,11 @@ plugin_dirs = ["/usr/lib/cni"]
     )
 }
 
-/// What CRIU does for crun and runc: connections are closed in the copy, and one still
-/// waiting in a listen backlog (a busy probe) does not fail the dump.
-pub(crate) const CRIU: &str = "tcp-close\nskip-in-flight\n";
+/// What CRIU does for every runtime. Connections are closed in the copy, so nothing has to
+/// stop their packets during the dump: with CRIU's usual lock a client that connects then
+/// loses its SYN and waits a second for the next. One that waits in the listen backlog
+/// does not fail the dump.
+pub(crate) const CRIU: &str = "tcp-close\nskip-in-flight\nnetwork-lock skip\n";
 
 /// Which images may be pulled: all.
 pub(crate) const IMAGE_POLICY: &str = r#"{"default":[{"type":"insecureAcceptAnything"}]}"#;
