@@ -24,7 +24,7 @@ use rig::RabbitRig;
 use shadow_broker::conformance::{self, Stage};
 use tokio::sync::Mutex;
 
-/// An alarm concerns the whole broker: nothing else may be under way.
+/// An alarm or a flood concerns the whole broker: nothing else may be under way.
 static BROKER: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,6 +40,14 @@ async fn conformance_suite() {
         println!("{line}");
     }
     assert_eq!(failed, 0, "cases failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flooded() {
+    let Some(rig) = RabbitRig::from_env() else { return };
+    let _turn = BROKER.lock().await;
+    let stage = Stage { rig: Arc::new(rig), prefix: "flooded".to_owned() };
+    println!("{}", claims::trailing(stage).await.map_err(|failure| failure.0).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

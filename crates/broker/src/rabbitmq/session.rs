@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 
 use super::address::Address;
 use super::barrier::Barriers;
-use super::client::{Lane, RESOURCE_LOCKED, Role, Wire, code};
+use super::client::{DEADLINE, Lane, RESOURCE_LOCKED, Role, Wire, code};
 use super::emptiness::Proofs;
 use super::management::Management;
 use super::order::Publisher;
@@ -77,7 +77,7 @@ impl RabbitSession {
         let channel = self.wire.run("opening a channel", self.topology.create_channel()).await?;
         let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         let declared = channel.queue_declare(name(lock)?, options, FieldTable::default());
-        let outcome = tokio::time::timeout(super::client::DEADLINE, declared).await;
+        let outcome = tokio::time::timeout(DEADLINE, declared).await;
         match outcome {
             Ok(Ok(_)) => {
                 *self.lock.lock().await = Some(channel);
@@ -85,7 +85,7 @@ impl RabbitSession {
             }
             Ok(Err(error)) if code(&error) == Some(RESOURCE_LOCKED) => Ok(false),
             Ok(Err(error)) => self.wire.run(&attempted, async { Err(error) }).await,
-            Err(_) => Err(self.wire.timeout(&attempted, super::client::DEADLINE)),
+            Err(_) => Err(self.wire.timeout(&attempted, DEADLINE)),
         }
     }
 
@@ -125,13 +125,18 @@ impl RabbitSession {
         Ok((counts, asked.elapsed()))
     }
 
-    /// Ready messages and consumers, if the answer can be believed.
+    /// Ready messages and consumers. An answer that can't be believed is asked for again.
     pub(super) async fn count(&self, queue: &str) -> Result<Option<Counts>, Error> {
-        let (counts, took) = self.look(queue).await?;
-        if counts == Some(Counts::default()) && took >= BELIEVABLE {
-            return Err(self.wire.timeout(&format!("counting queue {queue:?}"), took));
+        let begun = Instant::now();
+        loop {
+            let (counts, took) = self.look(queue).await?;
+            if counts != Some(Counts::default()) || took < BELIEVABLE {
+                return Ok(counts);
+            }
+            if begun.elapsed() >= DEADLINE {
+                return Err(self.wire.timeout(&format!("counting queue {queue:?}"), DEADLINE));
+            }
         }
-        Ok(counts)
     }
 }
 
