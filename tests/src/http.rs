@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use base64::Engine as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
@@ -14,17 +15,27 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `GET url` as JSON.
 pub async fn get(url: &str) -> anyhow::Result<Value> {
-    ask("GET", url).await
+    ask("GET", url, None).await
 }
 
 /// `POST url` as JSON; an answer without a body is null.
 pub async fn post(url: &str) -> anyhow::Result<Value> {
-    ask("POST", url).await
+    ask("POST", url, None).await
 }
 
-async fn ask(method: &str, url: &str) -> anyhow::Result<Value> {
+/// A request, with name and password if given.
+pub async fn ask(
+    method: &str,
+    url: &str,
+    login: Option<(&str, &str)>,
+) -> anyhow::Result<Value> {
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let request = Request::builder().method(method).uri(url).body(Empty::new())?;
+    let mut request = Request::builder().method(method).uri(url);
+    if let Some((user, password)) = login {
+        let basic = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        request = request.header("authorization", format!("Basic {basic}"));
+    }
+    let request = request.body(Empty::new())?;
     let what = || format!("{method} {url}");
     let work = async {
         let response = client.request(request).await?;

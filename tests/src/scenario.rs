@@ -13,7 +13,7 @@ use shadow_api::StatefulMigration;
 use crate::cluster::{Cluster, wait_for};
 use crate::migrate::{self, phase};
 use crate::report::{self, Probe, Report, number};
-use crate::{http, workload};
+use crate::{broker, http};
 
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -189,7 +189,6 @@ async fn versions(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, String>>
     let list = nodes.list(&ListParams::default()).await?;
     let info = list.items.into_iter().find_map(|node| node.status?.node_info);
     let info = info.context("no node tells its versions")?;
-    let broker = workload::rabbitmqctl(cluster, &["version", "--silent"])?;
     let node = cluster.lab.nodes().into_iter().next().context("no node")?;
     let line = |argv: &[&str]| -> anyhow::Result<String> {
         let out = cluster.lab.exec(&node, argv)?;
@@ -200,7 +199,7 @@ async fn versions(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, String>>
         ("kubernetes".to_owned(), info.kubelet_version),
         ("runtime".to_owned(), info.container_runtime_version),
         ("kernel".to_owned(), info.kernel_version),
-        ("rabbitmq".to_owned(), broker.lines().next_back().unwrap_or_default().trim().to_owned()),
+        ("rabbitmq".to_owned(), broker::version(cluster).await?),
         ("criu".to_owned(), line(&["criu", "--version"])?),
         ("crun".to_owned(), line(&["crun", "--version"])?),
     ]))
@@ -209,7 +208,7 @@ async fn versions(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, String>>
 /// What a migration should have removed and did not: pods, Jobs, broker objects.
 pub async fn leftovers(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     let mut left = Vec::new();
-    for name in workload::broker_objects(cluster)? {
+    for name in broker::objects(cluster).await? {
         if name.contains("ms2m-") || (name.starts_with("ms2m.") && !name.contains(".control.")) {
             left.push(name);
         }
@@ -221,7 +220,7 @@ pub async fn leftovers(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
         .iter()
         .map(ResourceExt::name_any)
         .collect();
-    for name in workload::broker_objects(cluster)? {
+    for name in broker::objects(cluster).await? {
         if let Some(pod) = name.strip_prefix("ms2m.control.")
             && !live.iter().any(|name| name == pod)
         {

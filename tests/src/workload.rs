@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, set_env, wait_for};
-use crate::http;
+use crate::{broker, http};
 
 const FOLDER: &str = "eval/workloads";
 
@@ -97,7 +96,7 @@ impl Workload {
             .await?;
         cluster.wait_deployment("default", "producer").await?;
         if self.probe {
-            cluster.apply(&format!("{FOLDER}/probe.yaml"), |_| {}).await?;
+            cluster.apply(&format!("{FOLDER}/probe.yaml"), |object| edit(object, |_| {})).await?;
             wait_for("the probe to be ready", Duration::from_secs(60), async || {
                 Ok(is_ready(&cluster.pod_of("probe").await?).then_some(()))
             })
@@ -143,7 +142,7 @@ impl Workload {
             Ok((!left).then_some(()))
         })
         .await?;
-        purge_broker(cluster)
+        broker::clear(cluster).await
     }
 }
 
@@ -152,41 +151,13 @@ fn is_ready(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
     conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-/// Edits the first container of a pod or of a workload's template.
+/// Edits the first container of a pod or of a workload's template. Images are pulled anew: their
+/// tag stays the same after a rebuild.
 fn edit(object: &mut Value, change: impl Fn(&mut Value)) {
     for path in ["/spec/template/spec/containers/0", "/spec/containers/0"] {
         if let Some(container) = object.pointer_mut(path) {
+            container["imagePullPolicy"] = json!("Always");
             change(container);
         }
     }
-}
-
-/// Names of all queues and of all exchanges that aren't the broker's own.
-pub fn broker_objects(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
-    let mut names = list(cluster, "queues")?;
-    names.extend(list(cluster, "exchanges")?.into_iter().filter(|n| !n.starts_with("amq.")));
-    names.retain(|name| !name.is_empty());
-    names.sort();
-    Ok(names)
-}
-
-fn list(cluster: &Cluster, kind: &str) -> anyhow::Result<Vec<String>> {
-    let listing = rabbitmqctl(cluster, &[&format!("list_{kind}"), "--silent", "name"])?;
-    Ok(listing.lines().map(|line| line.trim().to_owned()).collect())
-}
-
-/// Runs `rabbitmqctl` beside the broker.
-pub fn rabbitmqctl(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<String> {
-    let mut argv = vec!["env", "HOME=/var/lib/rabbitmq", "rabbitmqctl"];
-    argv.extend(arguments);
-    Ok(cluster.lab.exec("control", &argv)?)
-}
-
-fn purge_broker(cluster: &Cluster) -> anyhow::Result<()> {
-    for queue in list(cluster, "queues")? {
-        if !queue.is_empty() {
-            rabbitmqctl(cluster, &["delete_queue", &queue]).context(queue)?;
-        }
-    }
-    Ok(())
 }

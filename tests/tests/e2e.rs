@@ -15,8 +15,8 @@ use shadow_e2e::cluster::{Cluster, wait_for};
 use shadow_e2e::migrate::{self, phase};
 use shadow_e2e::report::Report;
 use shadow_e2e::scenario::{self, Move};
-use shadow_e2e::workload::{Language, Workload, broker_objects};
-use shadow_e2e::{http, in_lab};
+use shadow_e2e::workload::{Language, Workload};
+use shadow_e2e::{broker, http, in_lab};
 
 static LAB: Mutex<()> = Mutex::new(());
 
@@ -274,7 +274,7 @@ fn bad_input_is_refused_with_a_reason_and_changes_nothing() -> anyhow::Result<()
         let cluster = deployed(&Workload { probe: false, ..Workload::default() }).await?;
         let source = cluster.pod_of("consumer").await?;
         let nodes = scenario::other_node(&cluster, &source).await?;
-        let objects = broker_objects(&cluster)?;
+        let objects = broker::objects(&cluster).await?;
         for bad in &BAD {
             let name = scenario::fresh_name();
             let mut manifest = migrate::manifest(&name, &source.name_any(), &nodes.1);
@@ -289,7 +289,7 @@ fn bad_input_is_refused_with_a_reason_and_changes_nothing() -> anyhow::Result<()
             ensure!(phase(&done) == "Failed", "{} is refused, but: {text}", bad.reason);
             ensure!(text.starts_with(bad.reason), "expected {}, got: {text}", bad.reason);
             ensure!(!text.contains("wrong"), "no password in: {text}");
-            ensure!(broker_objects(&cluster)? == objects, "{}: the broker is unchanged", bad.reason);
+            ensure!(broker::objects(&cluster).await? == objects, "{}: the broker is unchanged", bad.reason);
         }
         let still = cluster.pod_of("consumer").await?;
         ensure!(still.uid() == source.uid(), "the source is untouched");

@@ -10,7 +10,7 @@ use shadow_checkpoint::image::push_image;
 use shadow_checkpoint::{Client, ImageRef};
 use shadow_lab::Lab;
 
-/// The user images run as: nobody that exists on a node.
+/// The user that the operator runs as: nobody that exists on a node.
 const USER: &str = "65532:65532";
 const DEBIAN: &str = "trixie";
 /// What the Python consumer needs of Debian.
@@ -79,18 +79,23 @@ fn build() -> anyhow::Result<Vec<Image>> {
     let bin = static_binaries()?;
     let folder = shadow_e2e::root().join("target/images");
     std::fs::create_dir_all(&folder)?;
-    let program = |name: &str| json!({ "Entrypoint": [format!("/{name}")], "User": USER });
     let shadow = folder.join("shadow.tar");
     pack(&[(&bin.join("shadow"), "shadow")], certificates().as_deref(), &shadow)?;
     let workload = folder.join("workload.tar");
     pack(&[(&bin.join("workload"), "workload")], None, &workload)?;
     Ok(vec![
-        Image { name: "shadow/shadow", layer: shadow, config: program("shadow") },
-        Image { name: "shadow/workload", layer: workload, config: program("workload") },
+        Image { name: "shadow/shadow", layer: shadow, config: json!({ "Entrypoint": ["/shadow"], "User": USER }) },
+        // The workloads run as root: without CAP_SYS_RESOURCE, as in a container, CRIU may not read
+        // another user's limits, and the lab has to run there too.
+        Image {
+            name: "shadow/workload",
+            layer: workload,
+            config: json!({ "Entrypoint": ["/workload"] }),
+        },
         Image {
             name: "shadow/python-consumer",
             layer: python(&folder)?,
-            config: json!({ "Entrypoint": ["/usr/bin/python3", "/app/consumer.py"], "User": USER }),
+            config: json!({ "Entrypoint": ["/usr/bin/python3", "/app/consumer.py"] }),
         },
     ])
 }

@@ -122,8 +122,33 @@ fn translate(error: kube::Error, node: &str, pod: &str, container: &str) -> Erro
             Error::Unsupported { node, pod, container }
         }
         kube::Error::Api(status) => {
-            Error::Failed { node, pod, container, answer: status.message.clone() }
+            Error::Failed { node, pod, container, answer: cause(&status.message) }
         }
         other => Error::Failed { node, pod, container, answer: other.to_string() },
+    }
+}
+
+/// The runtime wraps its cause in the whole command line, several times; the end of it says what
+/// happened.
+fn cause(answer: &str) -> String {
+    const LONGEST: usize = 400;
+    let answer = answer.trim();
+    if answer.len() <= LONGEST {
+        return answer.to_owned();
+    }
+    let start = answer.ceil_char_boundary(answer.len() - LONGEST);
+    format!("…{}", &answer[start..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cause;
+
+    #[test]
+    fn a_long_answer_keeps_its_end() {
+        let answer = format!("{}CRIU failed", "x".repeat(2_000));
+        assert!(cause(&answer).ends_with("CRIU failed"));
+        assert!(cause(&answer).len() < 450);
+        assert_eq!(cause(" short "), "short");
     }
 }

@@ -198,8 +198,15 @@ pub fn standing_still(phase: &Phase) -> bool {
     )
 }
 
+/// The longest note the API server takes.
+const LONGEST_NOTE: usize = 1_000;
+
 /// An event about the migration.
-pub fn event(reason: &str, note: String, warning: bool) -> Event {
+pub fn event(reason: &str, mut note: String, warning: bool) -> Event {
+    if note.len() > LONGEST_NOTE {
+        note.truncate(note.floor_char_boundary(LONGEST_NOTE));
+        note.push('…');
+    }
     Event {
         type_: if warning { EventType::Warning } else { EventType::Normal },
         reason: reason.to_owned(),

@@ -1,0 +1,53 @@
+//! The lab's broker through its management API.
+
+use anyhow::Context;
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+use crate::http;
+
+const VHOST: &str = "%2F";
+
+fn url(cluster: &Cluster, path: &str) -> String {
+    let broker = cluster.lab.rabbitmq();
+    format!("http://{}:{}/api/{path}", broker.host, broker.management_port)
+}
+
+async fn ask(cluster: &Cluster, method: &str, path: &str) -> anyhow::Result<Value> {
+    let broker = cluster.lab.rabbitmq();
+    http::ask(method, &url(cluster, path), Some((&broker.user, &broker.password))).await
+}
+
+async fn names(cluster: &Cluster, kind: &str) -> anyhow::Result<Vec<String>> {
+    let list = ask(cluster, "GET", &format!("{kind}/{VHOST}?columns=name")).await?;
+    let list = list.as_array().cloned().unwrap_or_default();
+    Ok(list.iter().filter_map(|one| one["name"].as_str()).map(str::to_owned).collect())
+}
+
+/// Names of all queues, and of all exchanges that aren't the broker's own.
+pub async fn objects(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+    let mut all = names(cluster, "queues").await?;
+    all.extend(names(cluster, "exchanges").await?.into_iter().filter(|n| !n.starts_with("amq.")));
+    all.retain(|name| !name.is_empty());
+    all.sort();
+    Ok(all)
+}
+
+/// Deletes every queue, and every exchange that isn't the broker's own.
+pub async fn clear(cluster: &Cluster) -> anyhow::Result<()> {
+    for kind in ["queues", "exchanges"] {
+        for name in names(cluster, kind).await? {
+            if name.is_empty() || name.starts_with("amq.") {
+                continue;
+            }
+            ask(cluster, "DELETE", &format!("{kind}/{VHOST}/{name}")).await.context(name)?;
+        }
+    }
+    Ok(())
+}
+
+/// The broker's version.
+pub async fn version(cluster: &Cluster) -> anyhow::Result<String> {
+    let overview = ask(cluster, "GET", "overview").await?;
+    Ok(overview["rabbitmq_version"].as_str().unwrap_or_default().to_owned())
+}
