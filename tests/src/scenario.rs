@@ -73,8 +73,9 @@ pub async fn move_consumer(
     let mut switched = false;
     let object = migrate::follow(cluster, &name, PATIENCE, async |object| {
         show(object);
-        // The source's clock of waiting messages: read for as long as it answers.
-        if let Ok(ledger) = http::get(&format!("{source_url}/ledger")).await {
+        // The source's clock of waiting messages: read until it is about to go.
+        if !switched {
+            let ledger = http::get(&format!("{source_url}/ledger")).await?;
             pause_ms = pause_ms.max(number(&ledger, "/window/pause_ms"));
         }
         if phase(object) == "Finalizing" && !switched {

@@ -1,14 +1,11 @@
 //! Act: carries out the protocol's effects, each idempotent, in order.
 
-use std::time::Duration;
-
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use shadow_broker::Session;
-use shadow_protocol::broker::Barrier;
 use shadow_protocol::effect::Effect;
 use shadow_protocol::observation::{Archive, Owner, Trouble};
 use shadow_protocol::phase::{Image, Phase, Plan};
@@ -20,8 +17,6 @@ use crate::target_pod::{TargetPlan, labels_at_switch, target_pod};
 use crate::transfer_job::{JobPlan, transfer_job};
 use crate::{kubelet, prepull};
 
-/// How long one attempt at the barrier waits for its proof.
-const BARRIER_PATIENCE: Duration = Duration::from_millis(250);
 /// Grace of the target's deletion in seconds: with 0 the API server would not wait for the kubelet
 /// to confirm that the container is gone.
 const TARGET_GRACE: u32 = 1;
@@ -32,8 +27,6 @@ const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 pub enum Outcome {
     /// Done.
     Done,
-    /// Under way: to be tried again.
-    NotYet,
     /// The kubelet's checkpoint.
     Checkpoint(Archive),
 }
@@ -77,9 +70,7 @@ impl Hands<'_> {
         match effect {
             Effect::Lock
             | Effect::Topology(_)
-            | Effect::Order(_)
-            | Effect::RaiseBarrier(_)
-            | Effect::LowerBarrier(_) => self.at_broker(effect).await,
+            | Effect::Order(_) => self.at_broker(effect).await,
             Effect::Checkpoint => self.checkpoint().await,
             Effect::PrePull => self.pre_pull().await,
             Effect::DeletePrePull => self.delete_pre_pull().await,
@@ -112,14 +103,6 @@ impl Hands<'_> {
             Effect::Lock => session.lock(self.lock.unwrap_or_default()).await,
             Effect::Topology(change) => session.apply(change).await,
             Effect::Order(order) => session.order(order).await,
-            Effect::LowerBarrier(queue) => session.lower_barrier(queue).await,
-            Effect::RaiseBarrier(queue) => {
-                return match session.raise_barrier(queue, BARRIER_PATIENCE).await {
-                    Ok(Barrier::Down | Barrier::Raised) => Ok(Outcome::NotYet),
-                    Ok(Barrier::Proved | Barrier::Late) => Ok(Outcome::Done),
-                    Err(error) => Err(broker_trouble(&error)),
-                };
-            }
             _ => Ok(()),
         };
         done.map(|()| Outcome::Done).map_err(|error| broker_trouble(&error))

@@ -416,7 +416,6 @@ impl Migration {
                     self.memory.archive = Some(archive);
                     self.memory.done += 1;
                 }
-                Ok(Outcome::NotYet) => return After::Sleep(Duration::from_millis(5)),
                 Err(trouble) => {
                     tracing::warn!(effect = effect.name(), message = trouble.message, "failed");
                     self.memory.fail(trouble);

@@ -200,12 +200,14 @@ pub async fn broker(
     if interest.bindings {
         view.bindings = Some(session.bindings(&names.primary).await?);
     }
-    if interest.emptiness {
-        view.emptiness = Some(session.emptiness(&names.primary).await?);
+    if interest.park {
+        view.park = session.counts(&names.park).await?;
     }
-    if interest.barriers {
-        view.barrier_s1 = Some(session.barrier(&names.s1));
-        view.barrier_s2 = Some(session.barrier(&names.s2));
+    if interest.primary_empty {
+        view.primary_empty = Some(session.emptiness(&names.primary).await?);
+    }
+    if interest.s1_empty {
+        view.s1_empty = Some(session.emptiness(&names.s1).await?);
     }
     Ok(view)
 }

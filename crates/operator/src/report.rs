@@ -126,7 +126,7 @@ fn step_name(phase: &Phase) -> &'static str {
             CutStep::CutA | CutStep::Divert { .. } => "diverting the feed",
             CutStep::Empty { .. } => "proving the queue empty",
             CutStep::CutB { .. } => "feeding both copies",
-            CutStep::Drain(_) | CutStep::Quiesce(_) => "quiescing the source",
+            CutStep::Drain(_) | CutStep::Recall(_) | CutStep::Quiesce(_) => "quiescing the source",
             CutStep::Freeze { .. } => "taking the checkpoint",
             CutStep::Continue { .. } => "letting the source go on",
         },

@@ -185,28 +185,14 @@ pub struct Survey {
     pub statistics_disabled: bool,
 }
 
-/// How far the proof that a foreign queue holds nothing has come.
+/// How far the proof that a queue holds nothing has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Emptiness {
     /// Not proved yet.
     Unproved,
-    /// Neither ready nor unacknowledged messages, by two fresh emissions of statistics.
+    /// Neither ready nor unacknowledged messages, by the broker's own word.
     Proved,
-}
-
-/// State of the barrier on one of the side queues.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Barrier {
-    /// Not raised on this connection.
-    Down,
-    /// Raised, not proved: the application still holds messages.
-    Raised,
-    /// Proved: the application has acknowledged everything, and the queue is closed to it.
-    Proved,
-    /// Proved once, but something has arrived since.
-    Late,
 }
 
 /// A message to an application's control queue.

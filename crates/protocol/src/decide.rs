@@ -164,7 +164,9 @@ pub(crate) fn source<'a>(plan: &Plan, seen: &'a Observation) -> Option<&'a Pod> 
 fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now: Time) -> Next {
     match &state.phase {
         Phase::Pending => pending::step(spec, seen),
-        Phase::Checkpointing { plan, step } => handoff::step(plan, step, settings, seen, now),
+        Phase::Checkpointing { plan, step } => {
+            handoff::step(plan, step, settings, seen, state.since, now)
+        }
         Phase::Transferring { plan, taken } => switch::transfer(plan, taken, seen),
         Phase::Restoring { plan, taken, image } => switch::restore(plan, taken, image, seen, now),
         Phase::Replaying { plan, taken, image, target } => {
@@ -187,7 +189,10 @@ fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
         Phase::Checkpointing { step, .. } => Some(match step {
             CutStep::Install | CutStep::CutB { .. } => limits.broker,
             CutStep::CutA | CutStep::Drain(_) => limits.drain,
-            CutStep::Divert { .. } | CutStep::Quiesce(_) | CutStep::Continue { .. } => limits.obey,
+            CutStep::Divert { .. }
+            | CutStep::Recall(_)
+            | CutStep::Quiesce(_)
+            | CutStep::Continue { .. } => limits.obey,
             CutStep::Empty { .. } => limits.proof,
             CutStep::Freeze { .. } => limits.checkpoint,
         }),

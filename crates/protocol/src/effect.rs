@@ -13,10 +13,6 @@ pub enum Effect {
     Topology(Topology),
     /// Tell an application what to do.
     Order(Order),
-    /// Raise the barrier on a side queue.
-    RaiseBarrier(String),
-    /// Lower the barrier on a side queue.
-    LowerBarrier(String),
     /// Ask the source's kubelet for a checkpoint.
     Checkpoint,
     /// Have the workload's own image pulled on the target node: a restore needs it there.
@@ -63,8 +59,6 @@ impl Effect {
             Effect::Topology(Topology::DeleteQueue { .. }) => "delete-queue",
             Effect::Topology(Topology::Purge { .. }) => "purge",
             Effect::Order(_) => "order",
-            Effect::RaiseBarrier(_) => "raise-barrier",
-            Effect::LowerBarrier(_) => "lower-barrier",
             Effect::Checkpoint => "checkpoint",
             Effect::PrePull => "pre-pull",
             Effect::DeletePrePull => "delete-pre-pull",

@@ -1,9 +1,9 @@
 //! Phase Checkpointing: steps 1 to 7 of the handoff in mode `Replay`.
 //!
 //! The two cuts are single operations at the broker, and the checkpoint is taken only of a consumer
-//! that the broker itself has proved to hold nothing (`docs/handoff.md`).
+//! that stands still and that the broker itself has proved to hold nothing (`docs/handoff.md`).
 
-use crate::broker::{Barrier, Binding, Counts, Emptiness, Order, Topology};
+use crate::broker::{Binding, Counts, Emptiness, Order, Topology};
 use crate::control::{Control, Role};
 use crate::decide::{Next, source};
 use crate::effect::Effect;
@@ -22,10 +22,10 @@ pub(crate) fn effects(plan: &Plan, step: &CutStep) -> Vec<Effect> {
         CutStep::Install => install(plan),
         CutStep::CutA => vec![unbind_queue(&names.primary, Binding::plain(&names.gate))],
         CutStep::Divert { .. } => vec![to_source(plan, &names.s1)],
-        CutStep::Empty { .. } => Vec::new(),
+        CutStep::Empty { .. } | CutStep::Drain(_) => Vec::new(),
         CutStep::CutB { .. } => vec![bind_exchange(&names.both, Binding::plain(&names.gate))],
-        CutStep::Drain(_) => vec![Effect::LowerBarrier(names.s1.clone())],
-        CutStep::Quiesce(_) => vec![Effect::RaiseBarrier(names.s1.clone())],
+        CutStep::Recall(_) => vec![to_source(plan, &names.s1)],
+        CutStep::Quiesce(_) => vec![to_source(plan, &names.park)],
         CutStep::Freeze { .. } => vec![Effect::Checkpoint],
         // The source is told first: it stands still until then.
         CutStep::Continue { .. } => {
@@ -54,6 +54,7 @@ fn install(plan: &Plan) -> Vec<Effect> {
         exchange(&names.both, None),
         side(&names.s1),
         side(&names.s2),
+        side(&names.park),
         bind_queue(&names.s1, Binding::plain(&names.hold)),
         bind_queue(&names.s2, Binding::plain(&names.both)),
         bind_queue(&names.primary, Binding::plain(&names.both)),
@@ -107,14 +108,15 @@ pub(crate) fn interest(step: &CutStep) -> Interest {
         CutStep::Empty { .. } => Interest {
             primary: true,
             s1: true,
-            emptiness: true,
+            primary_empty: true,
             bindings: true,
             prepull: true,
             ..none
         },
-        CutStep::Drain(_) => Interest { s1: true, ..none },
-        CutStep::Quiesce(_) | CutStep::Freeze { .. } => Interest { barriers: true, ..none },
-        CutStep::Continue { .. } => Interest { s2: true, barriers: true, ..none },
+        CutStep::Drain(_) | CutStep::Recall(_) => Interest { s1: true, ..none },
+        CutStep::Quiesce(_) => Interest { s1: true, park: true, s1_empty: true, ..none },
+        CutStep::Freeze { .. } => Interest { s1: true, park: true, ..none },
+        CutStep::Continue { .. } => Interest { s1: true, s2: true, ..none },
     }
 }
 
@@ -123,6 +125,7 @@ pub(crate) fn step(
     step: &CutStep,
     settings: &Settings,
     seen: &Observation,
+    since: Time,
     now: Time,
 ) -> Next {
     let Some(broker) = &seen.broker else {
@@ -136,7 +139,8 @@ pub(crate) fn step(
         CutStep::Empty { cut_a } => emptied(plan, *cut_a, settings, seen, broker, now, to),
         CutStep::CutB { cut_a } => cut_b(plan, *cut_a, broker, now, to),
         CutStep::Drain(cuts) => drained(plan, *cuts, broker, to),
-        CutStep::Quiesce(cuts) => quiesced(plan, *cuts, broker, now, to),
+        CutStep::Recall(cuts) => recalled(plan, *cuts, broker, to),
+        CutStep::Quiesce(cuts) => quiesced(plan, *cuts, broker, since, to),
         CutStep::Freeze { cuts, quiesced } => frozen(*cuts, *quiesced, broker, seen, to),
         CutStep::Continue { cuts, quiesced, archive } => {
             let taken =
@@ -234,7 +238,7 @@ fn emptied(
         }
     }
     let settled = now.since(cut_a) >= settings.settle_ms;
-    if settled && broker.emptiness == Some(Emptiness::Proved) {
+    if settled && broker.primary_empty == Some(Emptiness::Proved) {
         return to(CutStep::CutB { cut_a });
     }
     Next::Wait(COLD, format!("the proof that queue {primary} holds nothing unacknowledged"))
@@ -255,29 +259,36 @@ fn cut_b(
 
 fn drained(plan: &Plan, cuts: Cuts, broker: &BrokerView, to: impl Fn(CutStep) -> Next) -> Next {
     match broker.s1 {
-        Some(Counts { ready: 0, .. }) => to(CutStep::Quiesce(cuts)),
+        Some(Counts { ready: 0, consumers: 1 }) => to(CutStep::Quiesce(cuts)),
         _ => Next::Wait(HOT, format!("pod {} to work off {}", plan.source_pod, plan.names.s1)),
     }
 }
 
+/// The source stands still on a queue that is never fed, and the broker has proved that it has
+/// acknowledged everything. S1 has no consumer from here on: whatever comes late stays visible.
 fn quiesced(
     plan: &Plan,
     cuts: Cuts,
     broker: &BrokerView,
-    now: Time,
+    since: Time,
     to: impl Fn(CutStep) -> Next,
 ) -> Next {
-    match broker.barrier_s1 {
-        Some(Barrier::Proved) => to(CutStep::Freeze { cuts, quiesced: now }),
-        Some(Barrier::Late) => to(CutStep::Drain(cuts)),
-        Some(Barrier::Down | Barrier::Raised) | None => Next::Wait(
+    let parked = broker.park.is_some_and(|counts| counts.consumers == 1);
+    match broker.s1 {
+        Some(Counts { consumers: 0, ready }) if parked && ready > 0 => to(CutStep::Recall(cuts)),
+        Some(Counts { consumers: 0, .. })
+            if parked && broker.s1_empty == Some(Emptiness::Proved) =>
+        {
+            to(CutStep::Freeze { cuts, quiesced: since })
+        }
+        _ => Next::Wait(
             HOT,
             format!("pod {} to acknowledge what it holds of {}", plan.source_pod, plan.names.s1),
         ),
     }
 }
 
-/// A checkpoint counts only if the barrier stood from before it until after it.
+/// A checkpoint counts only if nothing has come to S1 since the source left it.
 fn frozen(
     cuts: Cuts,
     quiesced: Time,
@@ -285,29 +296,28 @@ fn frozen(
     seen: &Observation,
     to: impl Fn(CutStep) -> Next,
 ) -> Next {
-    match (broker.barrier_s1, &seen.archive) {
-        (Some(Barrier::Proved), Some(archive)) => {
+    let parked = broker.park.is_some_and(|counts| counts.consumers == 1);
+    match (broker.s1, &seen.archive) {
+        (Some(Counts { ready: 0, consumers: 0 }), Some(archive)) if parked => {
             to(CutStep::Continue { cuts, quiesced, archive: archive.clone() })
         }
-        (Some(Barrier::Proved), None) => Next::Wait(HOT, "the kubelet's checkpoint".to_owned()),
-        _ => to(CutStep::Drain(cuts)),
+        (Some(Counts { ready: 0, consumers: 0 }), None) if parked => {
+            Next::Wait(HOT, "the kubelet's checkpoint".to_owned())
+        }
+        _ => to(CutStep::Recall(cuts)),
     }
+}
+
+fn recalled(plan: &Plan, cuts: Cuts, broker: &BrokerView, to: impl Fn(CutStep) -> Next) -> Next {
+    if broker.s1.is_some_and(|counts| counts.consumers == 1) {
+        return to(CutStep::Drain(cuts));
+    }
+    Next::Wait(HOT, format!("pod {} to go back to {}", plan.source_pod, plan.names.s1))
 }
 
 fn continued(plan: &Plan, taken: Taken, broker: &BrokerView, seen: &Observation) -> Next {
     let alive = source(plan, seen).is_some();
     let here = broker.s2.is_some_and(|counts| counts.consumers == 1);
-    if broker.barrier_s1 != Some(Barrier::Proved) {
-        // While it was down the source may have taken something that the checkpoint lacks.
-        return Next::Fail(Failure::new(
-            "BarrierLost",
-            format!(
-                "the barrier on {} fell before pod {} had left it, so the checkpoint may lack a \
-                 message; create the migration again",
-                plan.names.s1, plan.source_pod
-            ),
-        ));
-    }
     if here || !alive {
         return Next::go(Phase::Transferring { plan: plan.clone(), taken });
     }

@@ -37,6 +37,8 @@ pub struct Names {
     pub s1: String,
     /// Second side queue: the source's after the checkpoint.
     pub s2: String,
+    /// Always empty: consuming it means standing still, as for the checkpoint.
+    pub park: String,
 }
 
 impl Names {
@@ -51,6 +53,7 @@ impl Names {
             both: format!("ms2m.{id}.both"),
             s1: format!("{primary}.ms2m-source.{id}.1"),
             s2: format!("{primary}.ms2m-source.{id}.2"),
+            park: format!("{primary}.ms2m-park.{id}.1"),
         }
     }
 
@@ -60,8 +63,8 @@ impl Names {
     }
 
     /// The side queues a migration makes.
-    pub fn side_queues(&self) -> [&str; 2] {
-        [&self.s1, &self.s2]
+    pub fn side_queues(&self) -> [&str; 3] {
+        [&self.s1, &self.s2, &self.park]
     }
 }
 

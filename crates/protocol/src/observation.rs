@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{Barrier, Binding, Counts, Emptiness, Survey};
+use crate::broker::{Binding, Counts, Emptiness, Survey};
 
 /// Who owns a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,12 +149,12 @@ pub struct BrokerView {
     pub s2: Option<Counts>,
     /// Bindings of `Q`.
     pub bindings: Option<Vec<Binding>>,
-    /// The slow proof on `Q`.
-    pub emptiness: Option<Emptiness>,
-    /// The barrier on S1.
-    pub barrier_s1: Option<Barrier>,
-    /// The barrier on S2.
-    pub barrier_s2: Option<Barrier>,
+    /// Counts of the park queue.
+    pub park: Option<Counts>,
+    /// The proof that `Q` holds nothing.
+    pub primary_empty: Option<Emptiness>,
+    /// The proof that S1 holds nothing.
+    pub s1_empty: Option<Emptiness>,
 }
 
 /// Something that did not work.
@@ -204,10 +204,12 @@ pub struct Interest {
     pub s2: bool,
     /// Bindings of `Q`.
     pub bindings: bool,
-    /// The slow proof on `Q`.
-    pub emptiness: bool,
-    /// Where the barriers stand.
-    pub barriers: bool,
+    /// Counts of the park queue.
+    pub park: bool,
+    /// The proof that `Q` holds nothing.
+    pub primary_empty: bool,
+    /// The proof that S1 holds nothing.
+    pub s1_empty: bool,
     /// The transfer Job.
     pub job: bool,
     /// The pull of the workload's own image on the target node.

@@ -137,20 +137,22 @@ pub enum CutStep {
     },
     /// 5: the source works off S1.
     Drain(Cuts),
-    /// 5: the barrier on S1.
+    /// 5: something came late to S1: the source goes back to it.
+    Recall(Cuts),
+    /// 5: the source stands still on the park queue, S1 is proved empty.
     Quiesce(Cuts),
     /// 6: the checkpoint.
     Freeze {
         /// The cuts.
         cuts: Cuts,
-        /// When the barrier was proved.
+        /// When the source was told to stand still.
         quiesced: Time,
     },
     /// 7: the source goes on with S2.
     Continue {
         /// The cuts.
         cuts: Cuts,
-        /// When the barrier was proved.
+        /// When the source was told to stand still.
         quiesced: Time,
         /// The checkpoint.
         archive: Archive,
@@ -234,10 +236,12 @@ pub enum Undo {
     Purge,
     /// `Q` is fed again; the source works off its side queue.
     Refeed,
-    /// The barrier on the side queue.
-    Quiesce,
+    /// Deliveries that trail the feed's return are waited for and worked off.
+    Settle,
     /// The source goes back to `Q`.
     Return,
+    /// Something came late to the side queue: the source goes back to it once more.
+    Rework,
     /// What the migration made is removed.
     Remove,
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::broker::{
-    Barrier, Binding, Consumer, Counts, Emptiness, Exchange, Queue, QueueType, Survey, Topology,
+    Binding, Consumer, Counts, Emptiness, Exchange, Queue, QueueType, Survey, Topology,
 };
 use crate::control::Control;
 use crate::decide::decide;
@@ -128,9 +128,9 @@ fn obliging(phase: &Phase) -> Observation {
         s1: consumed,
         s2: consumed,
         bindings: Some(vec![binding()]),
-        emptiness: Some(Emptiness::Proved),
-        barrier_s1: Some(Barrier::Proved),
-        barrier_s2: Some(Barrier::Proved),
+        park: consumed,
+        primary_empty: Some(Emptiness::Proved),
+        s1_empty: Some(Emptiness::Proved),
     };
     let mut seen = Observation { acted: true, ..preflight() };
     let ours = Pod { ours: true, ..pod("target", "worker-2", "c2") };
@@ -144,6 +144,9 @@ fn obliging(phase: &Phase) -> Observation {
                 }
                 _ => vec![Binding::plain(&names.both)],
             });
+            if matches!(step, CutStep::Quiesce(_) | CutStep::Freeze { .. }) {
+                broker.s1 = empty;
+            }
             seen.prepull = Some(PrePull::Done);
             seen.archive = Some(Archive { path: "/a.tar".into(), millis: 300 });
         }
@@ -162,6 +165,8 @@ fn obliging(phase: &Phase) -> Observation {
         Phase::Unwinding { step, .. } => {
             if matches!(step, Undo::Return) {
                 broker.primary = consumed;
+                broker.s1 = empty;
+                broker.s2 = empty;
             }
         }
         Phase::Completed { .. } | Phase::Failed { .. } => {}
@@ -232,11 +237,14 @@ fn the_target_is_told_before_its_pod_exists_and_the_source_goes_after_the_target
 }
 
 #[test]
-fn the_checkpoint_is_asked_for_behind_the_barrier_only() {
+fn the_checkpoint_is_asked_for_once_the_source_stands_still() {
     let (_, effects) = drive(None);
-    let raised = position(&effects, |e| matches!(e, Effect::RaiseBarrier(_)));
+    let parked = position(&effects, |e| {
+        matches!(e, Effect::Order(order)
+            if matches!(&order.control, Control::StartReplay { queue, .. } if queue.contains("park")))
+    });
     let checkpoint = position(&effects, |e| *e == Effect::Checkpoint);
-    assert_eq!(checkpoint, raised + 1);
+    assert_eq!(checkpoint, parked + 1);
 }
 
 #[test]
@@ -292,22 +300,25 @@ fn after_the_commit_point_an_abort_changes_nothing() {
 }
 
 #[test]
-fn a_barrier_that_fell_takes_the_checkpoint_with_it() {
+fn a_late_message_takes_the_checkpoint_with_it() {
     let (states, _) = drive(None);
     let settings = Settings::default();
+    let late = Some(Counts { ready: 1, consumers: 0 });
     for state in &states {
-        let Phase::Checkpointing { step, .. } = &state.phase else { continue };
         let mut seen = obliging(&state.phase);
         if let Some(broker) = &mut seen.broker {
-            broker.barrier_s1 = Some(Barrier::Down);
+            broker.s1 = late;
         }
         let decision = decide(&spec(), &settings, state, &seen, Time(state.since.0 + 1));
-        match step {
-            CutStep::Freeze { .. } => assert!(matches!(
-                decision.state.phase,
-                Phase::Checkpointing { step: CutStep::Drain(_), .. }
-            )),
-            CutStep::Continue { .. } => {
+        match &state.phase {
+            // The source is still there to take it: once more.
+            Phase::Checkpointing { step: CutStep::Quiesce(_) | CutStep::Freeze { .. }, .. } => {
+                assert!(matches!(
+                    decision.state.phase,
+                    Phase::Checkpointing { step: CutStep::Recall(_), .. }
+                ));
+            }
+            Phase::Transferring { .. } | Phase::Restoring { .. } | Phase::Replaying { .. } => {
                 assert!(matches!(decision.state.phase, Phase::Unwinding { .. }));
             }
             _ => {}

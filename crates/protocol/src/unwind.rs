@@ -3,7 +3,7 @@
 //! The target is deleted and proved gone first: from then on the source is the only copy, and every
 //! message that the migration touched lies in a queue that the source works off in order.
 
-use crate::broker::{Barrier, Binding, Counts, Order, Topology};
+use crate::broker::{Binding, Counts, Order, Topology};
 use crate::control::Control;
 use crate::decide::Next;
 use crate::effect::Effect;
@@ -18,28 +18,19 @@ use crate::time::Time;
 const POLL: u64 = 20;
 const WATCHED: u64 = 1_000;
 
-/// The queue that holds the rest for the source.
-fn side(plan: &Plan, reached: Reached) -> &str {
-    match reached {
-        Reached::Installed | Reached::CutA => &plan.names.s1,
-        Reached::CutB => &plan.names.s2,
-    }
-}
-
 pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect> {
     let names = &plan.names;
     let (both, gate) = both_to_gate(plan);
-    let side = side(plan, reached).to_owned();
     match step {
         Undo::Target => vec![Effect::DeleteTarget, Effect::UnpreferSource],
-        Undo::WorkOff => vec![Effect::LowerBarrier(names.s1.clone())],
+        Undo::WorkOff | Undo::Settle => Vec::new(),
         Undo::Divert => vec![to_source(plan, &names.s1)],
+        Undo::Rework => {
+            let side = if reached == Reached::CutB { &names.s2 } else { &names.s1 };
+            vec![to_source(plan, side)]
+        }
         // Cut B may have been stored but not done: it is done now, so that one way back fits all.
-        Undo::Regather => vec![
-            bind_exchange(&both, gate),
-            Effect::LowerBarrier(names.s1.clone()),
-            to_source(plan, &names.s1),
-        ],
+        Undo::Regather => vec![bind_exchange(&both, gate), to_source(plan, &names.s1)],
         Undo::Continue => {
             let mut effects = vec![to_source(plan, &names.s2)];
             effects.extend(hold_to_s2(plan));
@@ -48,15 +39,10 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
         Undo::Unfeed => vec![unbind_exchange(&both, gate)],
         Undo::Purge => vec![Effect::Topology(Topology::Purge { queue: names.primary.clone() })],
         Undo::Refeed => vec![bind_queue(&names.primary, Binding::plain(&names.gate))],
-        Undo::Quiesce => vec![Effect::RaiseBarrier(side)],
         Undo::Return => {
             vec![Effect::Order(Order { pod: plan.source_pod.clone(), control: Control::EndReplay })]
         }
-        Undo::Remove => {
-            let mut effects = vec![Effect::LowerBarrier(side)];
-            effects.extend(remove(plan, Some(&control_queue(&plan.target_pod))));
-            effects
-        }
+        Undo::Remove => remove(plan, Some(&control_queue(&plan.target_pod))),
     }
 }
 
@@ -66,10 +52,10 @@ pub(crate) fn interest(step: &Undo) -> Interest {
         Undo::Target | Undo::WorkOff => Interest { primary: true, ..none },
         Undo::Divert => Interest { primary: true, s1: true, ..none },
         Undo::Regather => Interest { s1: true, ..none },
-        Undo::Continue | Undo::Return => Interest { primary: true, s2: true, ..none },
+        Undo::Continue => Interest { s2: true, ..none },
+        Undo::Return => Interest { primary: true, s1: true, s2: true, ..none },
         Undo::Unfeed | Undo::Purge => none,
-        Undo::Refeed => Interest { s1: true, s2: true, ..none },
-        Undo::Quiesce => Interest { barriers: true, ..none },
+        Undo::Refeed | Undo::Settle | Undo::Rework => Interest { s1: true, s2: true, ..none },
         Undo::Remove => Interest { bindings: true, ..none },
     }
 }
@@ -105,19 +91,26 @@ pub(crate) fn step(
         Undo::Continue if one(broker.s2) => to(Undo::Unfeed),
         Undo::Unfeed if now.since(since) >= settings.settle_ms => to(Undo::Purge),
         Undo::Purge => to(Undo::Refeed),
-        Undo::Refeed if drained(side_counts(*reached, broker)) => to(Undo::Quiesce),
-        Undo::Quiesce if side_barrier(*reached, broker) == Some(Barrier::Proved) => {
+        Undo::Refeed => to(Undo::Settle),
+        Undo::Settle
+            if now.since(since) >= settings.settle_ms && drained(side(*reached, broker)) =>
+        {
             to(Undo::Return)
         }
-        Undo::Return if one(broker.primary) => to(Undo::Remove),
+        // What came after the settling time would be deleted with the side queue: back to it.
+        Undo::Return if none(side(*reached, broker)) && !drained(side(*reached, broker)) => {
+            to(Undo::Rework)
+        }
+        Undo::Rework if one(side(*reached, broker)) => to(Undo::Settle),
+        Undo::Return if one(broker.primary) && none(side(*reached, broker)) => to(Undo::Remove),
         Undo::Remove if whole(plan, broker) => {
             Next::go(Phase::Failed { failure: failure.clone(), rolled_back: true })
         }
         Undo::Unfeed => Next::Wait(POLL, "deliveries that trail the unbind".to_owned()),
-        Undo::WorkOff | Undo::Regather | Undo::Refeed | Undo::Quiesce => {
+        Undo::WorkOff | Undo::Regather | Undo::Settle => {
             Next::Wait(POLL, format!("source pod {source} to work off its side queue"))
         }
-        Undo::Divert | Undo::Continue | Undo::Return => {
+        Undo::Divert | Undo::Continue | Undo::Return | Undo::Rework => {
             Next::Wait(POLL, format!("source pod {source} to obey"))
         }
         Undo::Remove => Next::Wait(POLL, format!("the bindings of {}", plan.names.primary)),
@@ -157,17 +150,11 @@ fn none(counts: Option<Counts>) -> bool {
     counts.is_some_and(|counts| counts.consumers == 0)
 }
 
-fn side_counts(reached: Reached, broker: &BrokerView) -> Option<Counts> {
+/// The queue that holds the rest for the source.
+fn side(reached: Reached, broker: &BrokerView) -> Option<Counts> {
     match reached {
         Reached::Installed | Reached::CutA => broker.s1,
         Reached::CutB => broker.s2,
-    }
-}
-
-fn side_barrier(reached: Reached, broker: &BrokerView) -> Option<Barrier> {
-    match reached {
-        Reached::Installed | Reached::CutA => broker.barrier_s1,
-        Reached::CutB => broker.barrier_s2,
     }
 }
 
