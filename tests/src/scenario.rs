@@ -234,7 +234,9 @@ pub async fn leftovers(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     left.extend(jobs.list(&ListParams::default()).await?.iter().map(ResourceExt::name_any));
     for node in cluster.lab.nodes() {
         let listing = cluster.lab.exec(&node, &["ls", "/var/lib/kubelet/checkpoints"]);
-        left.extend(listing.unwrap_or_default().lines().map(|name| format!("{node}:{name}")));
+        let ours = listing.unwrap_or_default();
+        let ours = ours.lines().filter(|name| name.starts_with("checkpoint-consumer-"));
+        left.extend(ours.map(|name| format!("{node}:{name}")));
     }
     Ok(left)
 }

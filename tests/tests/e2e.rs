@@ -52,9 +52,14 @@ fn assert_clean(report: &Report) {
 }
 
 async fn assert_nothing_left(cluster: &Cluster) -> anyhow::Result<()> {
-    let left = scenario::leftovers(cluster).await?;
-    ensure!(left.is_empty(), "nothing of the migration is left, but found {left:?}");
-    Ok(())
+    let mut left = Vec::new();
+    // The session closes, and with it the lock goes, just after the end is reported.
+    let clean = wait_for("nothing to be left", Duration::from_secs(10), async || {
+        left = scenario::leftovers(cluster).await?;
+        Ok(left.is_empty().then_some(()))
+    })
+    .await;
+    clean.with_context(|| format!("nothing of the migration is left, but found {left:?}"))
 }
 
 /// The Deployment has its one pod on `node`, owned by its one ReplicaSet; no rollout happened.
@@ -289,7 +294,11 @@ fn bad_input_is_refused_with_a_reason_and_changes_nothing() -> anyhow::Result<()
             ensure!(phase(&done) == "Failed", "{} is refused, but: {text}", bad.reason);
             ensure!(text.starts_with(bad.reason), "expected {}, got: {text}", bad.reason);
             ensure!(!text.contains("wrong"), "no password in: {text}");
-            ensure!(broker::objects(&cluster).await? == objects, "{}: the broker is unchanged", bad.reason);
+            let what = format!("the broker to be as before {}", bad.reason);
+            wait_for(&what, Duration::from_secs(10), async || {
+                Ok((broker::objects(&cluster).await? == objects).then_some(()))
+            })
+            .await?;
         }
         let still = cluster.pod_of("consumer").await?;
         ensure!(still.uid() == source.uid(), "the source is untouched");
