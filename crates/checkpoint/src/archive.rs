@@ -1,22 +1,36 @@
-//! What a checkpoint archive says of itself. The archive is untrusted: it is a process's memory and
-//! whatever that process wrote. Nothing is unpacked; entry count, names and sizes are limited.
+//! What a checkpoint archive says of itself.
+//!
+//! The archive is untrusted: it is a process's memory and whatever that process wrote. Its headers are
+//! walked with limits ([`crate::headers`]), three small files are read, and what they say is taken for
+//! words, never for paths or sizes.
+//!
+//! | file | read for | |
+//! |---|---|---|
+//! | `config.dump` | image, runtime, time | required: CRI-O restores nothing without it |
+//! | `spec.dump` | pod, engine, digest of the image | required, likewise |
+//! | `dump.log` | versions of CRIU and kernel | its first lines, if it is there |
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-/// More entries than any container's changed files make.
-const MOST_ENTRIES: usize = 1_000_000;
-/// The metadata files are a few kilobytes.
+use crate::headers::{Headers, Stop};
+
+/// The metadata files are some kilobytes.
 const LARGEST_METADATA: u64 = 4 << 20;
+/// CRIU names itself and its host in its first lines.
+const LOG_BEGINNING: u64 = 4 << 10;
+/// Longer words are not what they should be.
+const LONGEST_WORD: usize = 512;
 
 /// Why an archive can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It can't be read, or is cut short.
-    #[error("read checkpoint archive {archive}: it is not a whole tar archive")]
+    /// It can't be read.
+    #[error("read checkpoint archive {archive}")]
     Read {
         /// Its path.
         archive: String,
@@ -24,73 +38,171 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// It is no checkpoint.
-    #[error("checkpoint archive {archive}: {why}")]
-    NotACheckpoint {
+    /// It is no checkpoint, or no whole one.
+    #[error("checkpoint archive {archive} {why}")]
+    Refused {
         /// Its path.
         archive: String,
-        /// What is missing or too much.
+        /// What is wrong with it.
         why: &'static str,
     },
 }
 
-/// What `config.dump` says.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+/// What is known of a checkpoint. A word that is not known is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Name of the container, as the runtime knows it.
-    pub name: String,
-    /// Image of the root file system.
-    #[serde(rename = "rootfsImageName")]
+    /// The image of the root file system, as the runtime names it.
     pub image: String,
-    /// The image that the pod's spec named.
-    #[serde(rename = "rootfsImage")]
+    /// The same by digest, `name@sha256:…`.
+    pub image_by_digest: String,
+    /// The same as it was asked for.
     pub image_requested: String,
-    /// Runtime that ran it.
-    #[serde(rename = "runtime")]
+    /// The runtime's id of that image.
+    pub image_id: String,
+    /// OCI runtime, as `crun`.
     pub runtime: String,
+    /// Container engine, as `cri-o`.
+    pub engine: String,
+    /// Pod that ran it.
+    pub pod: String,
+    /// Namespace of that pod.
+    pub namespace: String,
+    /// UID of that pod.
+    pub pod_uid: String,
+    /// When it was taken, as the runtime writes it.
+    pub taken_at: String,
+    /// Version of CRIU.
+    pub criu: String,
+    /// Release of the kernel.
+    pub kernel: String,
 }
 
-/// Reads the facts of the archive at `path`. Blocking: seeks over the tar once, without reading the
-/// contents.
-pub fn facts(path: &Path) -> Result<Facts, Error> {
-    let archive = path.display().to_string();
-    let read = |source| Error::Read { archive: archive.clone(), source };
-    let no = |why| Error::NotACheckpoint { archive: archive.clone(), why };
-    let file = File::open(path).map_err(read)?;
-    let length = file.metadata().map_err(read)?.len();
-    let mut tar = tar::Archive::new(file);
-    let mut facts = None;
-    for (count, entry) in tar.entries_with_seek().map_err(read)?.enumerate() {
-        if count >= MOST_ENTRIES {
-            return Err(no("it has too many entries"));
-        }
-        let mut entry = entry.map_err(read)?;
-        let size = entry.header().size().map_err(read)?;
-        if entry.raw_file_position().saturating_add(size) > length {
-            return Err(no("it is cut short"));
-        }
-        let is_config = {
-            let name = entry.path_bytes();
-            let name = name.strip_prefix(b"./".as_slice()).unwrap_or(&name);
-            name == b"config.dump"
-        };
-        if !is_config {
-            continue;
-        }
-        if size > LARGEST_METADATA {
-            return Err(no("its config.dump is too large"));
-        }
-        let mut text = Vec::new();
-        entry.by_ref().take(LARGEST_METADATA).read_to_end(&mut text).map_err(read)?;
-        facts = Some(serde_json::from_slice(&text).map_err(|_| no("its config.dump is not JSON"))?);
+impl Facts {
+    /// The image that a restore needs on its node: by digest if that is known.
+    pub fn base_image(&self) -> &str {
+        [&self.image_by_digest, &self.image, &self.image_requested]
+            .into_iter()
+            .find(|name| !name.is_empty())
+            .map_or("", String::as_str)
     }
-    facts.ok_or_else(|| no("it has no config.dump"))
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct ConfigDump {
+    rootfs_image: String,
+    rootfs_image_ref: String,
+    rootfs_image_name: String,
+    runtime: String,
+    checkpointed_time: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct SpecDump {
+    annotations: BTreeMap<String, String>,
+}
+
+/// Reads the facts of the archive at `path`. Blocking; contents are skipped.
+pub fn facts(path: &Path) -> Result<Facts, Error> {
+    let archive = || path.display().to_string();
+    let read = |source| Error::Read { archive: archive(), source };
+    let file = File::open(path).map_err(read)?;
+    // Anything else might never end.
+    if !file.metadata().map_err(read)?.is_file() {
+        return Err(Error::Refused { archive: archive(), why: "is not a regular file" });
+    }
+    gather(file).map_err(|stop| match stop {
+        Stop::Io(source) => read(source),
+        Stop::Refused(why) => Error::Refused { archive: archive(), why },
+    })
+}
+
+fn gather(file: File) -> Result<Facts, Stop> {
+    let mut headers = Headers::new(file)?;
+    let (mut config, mut spec, mut log) = (None, None, Vec::new());
+    while let Some(entry) = headers.next()? {
+        match entry.name.as_slice() {
+            b"config.dump" | b"spec.dump" if entry.size > LARGEST_METADATA => {
+                return Err(Stop::Refused("has a config.dump or spec.dump that is too large"));
+            }
+            b"config.dump" => {
+                let text = headers.beginning(&entry, LARGEST_METADATA)?;
+                once(&mut config, json::<ConfigDump>(&text, "has a config.dump that is no JSON")?)?;
+            }
+            b"spec.dump" => {
+                let text = headers.beginning(&entry, LARGEST_METADATA)?;
+                once(&mut spec, json::<SpecDump>(&text, "has a spec.dump that is no JSON")?)?;
+            }
+            b"dump.log" => log = headers.beginning(&entry, LOG_BEGINNING)?,
+            _ => {}
+        }
+    }
+    let config = config.ok_or(Stop::Refused("is no checkpoint: it has no config.dump"))?;
+    let spec = spec.ok_or(Stop::Refused("is no checkpoint: it has no spec.dump"))?;
+    Ok(put_together(&config, &spec, &String::from_utf8_lossy(&log)))
+}
+
+/// Unpacking takes the last of two, we would take one of them: such an archive is refused.
+fn once<T>(place: &mut Option<T>, found: T) -> Result<(), Stop> {
+    match place.replace(found) {
+        Some(_) => Err(Stop::Refused("has its config.dump or spec.dump twice")),
+        None => Ok(()),
+    }
+}
+
+fn json<T: DeserializeOwned>(text: &[u8], why: &'static str) -> Result<T, Stop> {
+    serde_json::from_slice(text).map_err(|_| Stop::Refused(why))
+}
+
+fn put_together(config: &ConfigDump, spec: &SpecDump, log: &str) -> Facts {
+    let said = |name: &str| word(spec.annotations.get(name).map_or("", String::as_str));
+    let digests = spec.annotations.get("io.kubernetes.cri-o.ImageRepoDigests");
+    let by_digest = digests.and_then(|digests| digests.split([',', ' ']).next()).unwrap_or("");
+    let logged = |before: &str, end: &str| {
+        let mut lines = log.lines().filter_map(|line| line.split_once(before));
+        lines.next().and_then(|(_, rest)| rest.split(end).next()).map_or_else(String::new, word)
+    };
+    // "Running on <node> Linux <release> …"
+    let host = logged("Running on ", "#");
+    Facts {
+        image: word(&config.rootfs_image_name),
+        image_by_digest: word(by_digest),
+        image_requested: word(&config.rootfs_image),
+        image_id: word(&config.rootfs_image_ref),
+        runtime: word(&config.runtime),
+        taken_at: word(&config.checkpointed_time),
+        engine: said("io.container.manager"),
+        pod: said("io.kubernetes.pod.name"),
+        namespace: said("io.kubernetes.pod.namespace"),
+        pod_uid: said("io.kubernetes.pod.uid"),
+        criu: logged(" Version: ", " "),
+        kernel: host.split(' ').nth(2).unwrap_or("").to_owned(),
+    }
+}
+
+/// The text, if it can be one word of an annotation or a report.
+fn word(text: &str) -> String {
+    let text = text.trim();
+    if text.len() > LONGEST_WORD || text.chars().any(char::is_control) {
+        return String::new();
+    }
+    text.to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const CONFIG: &[u8] =
+        br#"{"name":"k8s_app_consumer-0","rootfsImage":"r/app:1","runtime":"crun",
+        "rootfsImageRef":"b65ead27","rootfsImageName":"r/app:1","unknown":1,
+        "checkpointedTime":"2026-01-02T03:04:05Z","restored":false}"#;
+    const SPEC: &[u8] = br#"{"ociVersion":"1.2.0","annotations":{
+        "io.container.manager":"cri-o","io.kubernetes.pod.name":"consumer-0",
+        "io.kubernetes.cri-o.ImageRepoDigests":"r/app@sha256:11,r/app@sha256:22"}}"#;
+    const LOG: &[u8] = b"(00.000000) CRIU run id = f26c\n(00.000019) Version: 4.1.1 (gitid 0)\n\
+        (00.000022) Running on worker-1 Linux 6.18.44 #1 SMP x86_64\n";
 
     fn archive(entries: &[(&str, &[u8])]) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -98,34 +210,69 @@ mod tests {
         for (name, content) in entries {
             let mut header = tar::Header::new_gnu();
             header.set_size(content.len() as u64);
-            header.set_mode(0o600);
             tar.append_data(&mut header, name, *content).unwrap();
         }
         tar.finish().unwrap();
         file
     }
 
-    #[test]
-    fn the_facts_are_found_among_other_entries() {
-        let config = br#"{"name":"app","rootfsImageName":"r/app:1","unknown":1}"#;
-        let file = archive(&[("checkpoint/pages-1.img", &[1; 5000]), ("config.dump", config)]);
-        let facts = facts(file.path()).unwrap();
-        assert_eq!((facts.name.as_str(), facts.image.as_str()), ("app", "r/app:1"));
+    fn refusal(entries: &[(&str, &[u8])]) -> String {
+        facts(archive(entries).path()).unwrap_err().to_string()
     }
 
     #[test]
-    fn an_archive_that_is_cut_short_is_refused() {
-        let file = archive(&[("config.dump", b"{}"), ("checkpoint/pages-1.img", &[1; 50_000])]);
+    fn the_facts_are_found_among_other_entries() {
+        let file = archive(&[
+            ("dump.log", LOG),
+            ("checkpoint/pages-1.img", &[1; 5000]),
+            ("./config.dump", CONFIG),
+            ("spec.dump", SPEC),
+        ]);
+        let facts = facts(file.path()).unwrap();
+        assert_eq!(facts.base_image(), "r/app@sha256:11");
+        assert_eq!((facts.criu.as_str(), facts.kernel.as_str()), ("4.1.1", "6.18.44"));
+        assert_eq!((facts.pod.as_str(), facts.engine.as_str()), ("consumer-0", "cri-o"));
+        assert_eq!((facts.image_id.as_str(), facts.runtime.as_str()), ("b65ead27", "crun"));
+        assert_eq!(facts.taken_at, "2026-01-02T03:04:05Z");
+    }
+
+    #[test]
+    fn what_is_not_said_is_empty() {
+        let facts = facts(archive(&[("config.dump", b"{}"), ("spec.dump", b"{}")]).path()).unwrap();
+        assert_eq!(facts, Facts::default());
+        assert_eq!(facts.base_image(), "");
+    }
+
+    #[test]
+    fn an_archive_that_is_cut_short_is_refused_by_name() {
+        let file = archive(&[
+            ("config.dump", CONFIG),
+            ("spec.dump", SPEC),
+            ("checkpoint/pages-1.img", &vec![1; 50_000]),
+        ]);
         file.as_file().set_len(20_000).unwrap();
-        assert!(facts(file.path()).is_err());
+        let error = facts(file.path()).unwrap_err().to_string();
+        assert!(error.contains("cut short"), "{error}");
+        assert!(error.contains(&file.path().display().to_string()), "{error}");
     }
 
     #[test]
     fn what_is_no_checkpoint_is_refused() {
-        assert!(facts(archive(&[("a", b"b")]).path()).is_err());
-        assert!(facts(archive(&[("config.dump", b"not json")]).path()).is_err());
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), [7; 4096]).unwrap();
-        assert!(facts(file.path()).is_err());
+        assert!(refusal(&[("a", b"b")]).contains("no config.dump"));
+        assert!(refusal(&[("config.dump", CONFIG)]).contains("no spec.dump"));
+        assert!(refusal(&[("config.dump", b"not json")]).contains("no JSON"));
+        let twice = [("config.dump", CONFIG), ("spec.dump", SPEC), ("config.dump", CONFIG)];
+        assert!(refusal(&twice).contains("twice"));
+        let large = vec![b' '; (4 << 20) + 1];
+        assert!(refusal(&[("spec.dump", &large)]).contains("too large"));
+        let folder = tempfile::tempdir().unwrap();
+        assert!(facts(folder.path()).unwrap_err().to_string().contains("not a regular file"));
+    }
+
+    #[test]
+    fn a_word_that_could_break_a_line_is_dropped() {
+        let config = br#"{"runtime":"crun\n\"forged\"","rootfsImageName":"r/app:1"}"#;
+        let facts = facts(archive(&[("config.dump", config), ("spec.dump", SPEC)]).path()).unwrap();
+        assert_eq!((facts.runtime.as_str(), facts.image.as_str()), ("", "r/app:1"));
     }
 }

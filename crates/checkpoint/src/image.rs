@@ -1,23 +1,29 @@
 //! The checkpoint image: one uncompressed layer that is the archive, byte for byte.
 //!
-//! CRI-O 1.36 takes an image for a checkpoint when its manifest has the annotation
-//! `io.kubernetes.cri-o.annotations.checkpoint.name` (`server/container_restore.go`,
-//! `checkIfCheckpointOCIImage`); containerd 2.1 to 2.3 look for
-//! `org.criu.checkpoint.container.name`. Both are on manifest and index.
+//! What runtimes read of it:
+//!
+//! - CRI-O 1.36.3 (`server/container_restore.go`) takes an image for a checkpoint if the *manifest* that
+//!   it stored has the annotation `io.kubernetes.cri-o.annotations.checkpoint.name`
+//!   (`checkIfCheckpointOCIImage`; `internal/storage/image.go` reads annotations of OCI manifests only,
+//!   and not of an index); its value is only logged. It then mounts the image and reads `spec.dump`
+//!   and `config.dump`: the base image is `rootfsImageRef` (an image id, which must be on the node), or
+//!   else `rootfsImageName`. Every bind mount in `spec.dump` must be one of the new pod's. Of the other
+//!   annotations it reads none. The index it only resolves, by platform.
+//! - containerd 2.1 to 2.3 looks for `org.criu.checkpoint.container.name` on what the name refers to:
+//!   the index.
+//!
+//! So everything is on manifest, index and the index's descriptor. The facts have the names that
+//! checkpointctl's `lib/annotations.go` gives them. What the node's distribution is
+//! (`org.criu.checkpoint.distribution.*`) can't be seen from a container, and is left out.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::archive::{self, Facts};
+use crate::oci::{Documents, architecture, push_documents};
 use crate::reference::ImageRef;
-use crate::registry::{Blob, Client};
-
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+use crate::registry::Client;
 
 /// Why an image was not pushed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +44,8 @@ pub enum Error {
 pub struct PushReport {
     /// The image by digest.
     pub image: ImageRef,
+    /// Its digest, `sha256:…`.
+    pub digest: String,
     /// Size of the layer in bytes.
     pub bytes: u64,
     /// What the archive says of itself.
@@ -45,104 +53,110 @@ pub struct PushReport {
 }
 
 /// Pushes the archive at `path` as the checkpoint of `container` to `to`, whose tag then names it.
+///
+/// The archive's contents are read once. Only if the tag is there already, as when a Job is run again
+/// because its result got lost, is the archive hashed first: then it need not be sent again.
 pub async fn push_checkpoint(
     client: &Client,
     path: &Path,
     to: &ImageRef,
     container: &str,
 ) -> Result<PushReport, Error> {
-    let archive: PathBuf = path.to_owned();
+    let archive = path.to_owned();
     let facts = tokio::task::spawn_blocking(move || archive::facts(&archive))
         .await
         .map_err(|_| Error::Cancelled)??;
-    let layer = client.put_file(&to.repository, path).await?;
-    let annotations = annotations(container, &facts);
-    let digest = push_image(client, to, &json!({}), &[layer.clone()], &annotations).await?;
-    Ok(PushReport { image: to.at(&digest), bytes: layer.size, facts })
+    let layer = if client.manifest_exists(to).await? {
+        client.ensure_file(&to.repository, path).await?
+    } else {
+        client.upload_file(&to.repository, path).await?
+    };
+    let annotations = annotations(container, &facts, &Host::of_this_machine());
+    let bytes = layer.size;
+    let image =
+        push_documents(client, to, &Documents::new(&json!({}), &[layer], &annotations)).await?;
+    let digest = image.reference().to_owned();
+    Ok(PushReport { image, digest, bytes, facts })
 }
 
-/// Pushes config, manifest and index of an image whose layers are there, and gives its digest.
-pub async fn push_image(
-    client: &Client,
-    to: &ImageRef,
-    config: &Value,
-    layers: &[Blob],
-    annotations: &Value,
-) -> Result<String, Error> {
-    let repository = &to.repository;
-    let platform = json!({ "architecture": architecture(), "os": "linux" });
-    let config = json!({
-        "architecture": architecture(),
-        "os": "linux",
-        "config": config,
-        "rootfs": {
-            "type": "layers",
-            "diff_ids": layers.iter().map(|layer| &layer.digest).collect::<Vec<_>>(),
-        },
-    });
-    let config = client.put_blob(repository, bytes(&config)).await?;
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": descriptor(CONFIG, &config),
-        "layers": layers.iter().map(|layer| descriptor(LAYER, layer)).collect::<Vec<_>>(),
-        "annotations": annotations,
-    });
-    let content = bytes(&manifest);
-    let digest = crate::registry::digest(&content);
-    let manifest = client.put_manifest(repository, &digest, MANIFEST, content).await?;
-    let mut entry = descriptor(MANIFEST, &manifest);
-    entry["platform"] = platform;
-    entry["annotations"] = annotations.clone();
-    let index = json!({
-        "schemaVersion": 2,
-        "mediaType": INDEX,
-        "manifests": [entry],
-        "annotations": annotations,
-    });
-    let content = bytes(&index);
-    let digest = crate::registry::digest(&content);
-    let reference = to.tag.clone().unwrap_or_else(|| digest.clone());
-    client.put_manifest(repository, &reference, INDEX, content).await?;
-    Ok(digest)
+/// What the archive does not say. The transfer runs on the node that took the checkpoint.
+struct Host {
+    kernel: String,
+    cgroup: &'static str,
 }
 
-fn bytes(document: &Value) -> Bytes {
-    Bytes::from(document.to_string())
+impl Host {
+    fn of_this_machine() -> Self {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let kernel = read("/proc/sys/kernel/osrelease").trim().to_owned();
+        Self { kernel, cgroup: cgroup_version(&read("/proc/self/cgroup")) }
+    }
 }
 
-fn descriptor(media_type: &str, blob: &Blob) -> Value {
-    json!({ "mediaType": media_type, "digest": blob.digest, "size": blob.size })
+/// On a host with version 2 alone, a process is in one hierarchy, number 0.
+fn cgroup_version(own: &str) -> &'static str {
+    match own {
+        "" => "",
+        own if own.lines().all(|line| line.starts_with("0::")) => "v2",
+        _ => "v1",
+    }
 }
 
-fn annotations(container: &str, facts: &Facts) -> Value {
+fn annotations(container: &str, facts: &Facts, host: &Host) -> Value {
+    let kernel = if facts.kernel.is_empty() { &host.kernel } else { &facts.kernel };
     let mut annotations = json!({
         "io.kubernetes.cri-o.annotations.checkpoint.name": container,
         "org.criu.checkpoint.container.name": container,
-        "org.criu.checkpoint.host.arch": architecture(),
     });
     for (name, value) in [
-        ("org.criu.checkpoint.rootfsImageName", &facts.image),
-        ("org.criu.checkpoint.runtime.name", &facts.runtime),
-        ("org.criu.checkpoint.host.kernel", &kernel()),
+        ("cgroup.version", host.cgroup),
+        ("criu.version", &facts.criu),
+        ("engine.name", &facts.engine),
+        ("host.arch", architecture()),
+        ("host.kernel", kernel),
+        ("pod.id", &facts.pod_uid),
+        ("pod.name", &facts.pod),
+        ("pod.namespace", &facts.namespace),
+        ("rootfsImageID", &facts.image_id),
+        ("rootfsImageName", &facts.image),
+        ("rootfsImageUserRequested", &facts.image_requested),
+        ("runtime.name", &facts.runtime),
     ] {
         if !value.is_empty() {
-            annotations[name] = json!(value);
+            annotations[format!("org.criu.checkpoint.{name}")] = json!(value);
         }
+    }
+    if !facts.taken_at.is_empty() {
+        annotations["org.opencontainers.image.created"] = json!(facts.taken_at);
     }
     annotations
 }
 
-/// The kernel's release; the transfer runs on the node that took the checkpoint.
-fn kernel() -> String {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    release.trim().to_owned()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
+    #[test]
+    fn both_runtimes_find_their_annotation_and_nothing_is_empty() {
+        let facts = Facts { criu: "4.1.1".to_owned(), ..Facts::default() };
+        let host = Host { kernel: "6.18".to_owned(), cgroup: "v1" };
+        assert_eq!(
+            annotations("app", &facts, &host),
+            json!({
+                "io.kubernetes.cri-o.annotations.checkpoint.name": "app",
+                "org.criu.checkpoint.container.name": "app",
+                "org.criu.checkpoint.cgroup.version": "v1",
+                "org.criu.checkpoint.criu.version": "4.1.1",
+                "org.criu.checkpoint.host.arch": architecture(),
+                "org.criu.checkpoint.host.kernel": "6.18",
+            })
+        );
+    }
+
+    #[test]
+    fn a_mixed_host_counts_as_version_1() {
+        assert_eq!(cgroup_version("0::/a\n"), "v2");
+        assert_eq!(cgroup_version("4:memory:/a\n0::/a\n"), "v1");
+        assert_eq!(cgroup_version(""), "");
     }
 }

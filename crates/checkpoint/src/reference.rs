@@ -49,9 +49,8 @@ impl FromStr for ImageRef {
             Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
             _ => (rest, None),
         };
-        if host.is_empty() || !host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]".contains(c))
-        {
-            return Err(no("the registry's name has a character that is not allowed"));
+        if !is_host(host) {
+            return Err(no("the registry is not a host, or a host and a port"));
         }
         if !is_repository(repository) {
             return Err(no("the repository may have a-z, 0-9 and . _ - / only"));
@@ -71,14 +70,40 @@ impl FromStr for ImageRef {
     }
 }
 
+/// A name or address, an IPv6 address in brackets, with or without a port.
+fn is_host(text: &str) -> bool {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
+        _ => (text, None),
+    };
+    let is_name = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => name.split('.').all(|label| {
+            let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.chars().all(inner)
+        }),
+    };
+    let is_port = |port: &str| {
+        port.chars().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    is_name && port.is_none_or(is_port)
+}
+
+/// Parts of lower-case letters and digits, joined by `/`; inside a part `.`, `_`, `__` or dashes join.
 fn is_repository(text: &str) -> bool {
-    text.len() <= LONGEST
-        && text.split('/').all(|part| {
-            let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-            part.starts_with(ends)
-                && part.ends_with(ends)
-                && part.chars().all(|c| ends(c) || "._-".contains(c))
-        })
+    text.len() <= LONGEST && text.split('/').all(is_part)
+}
+
+fn is_part(part: &str) -> bool {
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    part.starts_with(word)
+        && part.ends_with(word)
+        && part
+            .split(word)
+            .all(|joint| matches!(joint, "" | "." | "_" | "__") || joint.chars().all(|c| c == '-'))
 }
 
 fn is_tag(text: &str) -> bool {
@@ -95,6 +120,11 @@ fn is_digest(text: &str) -> bool {
 }
 
 impl ImageRef {
+    /// What names the image in its repository: the digest, else the tag, else `latest` as everywhere.
+    pub fn reference(&self) -> &str {
+        self.digest.as_deref().or(self.tag.as_deref()).unwrap_or("latest")
+    }
+
     /// The same repository, named by digest alone.
     #[must_use]
     pub fn at(&self, digest: &str) -> Self {
@@ -122,7 +152,8 @@ mod tests {
 
     #[test]
     fn the_specifications_repository_with_a_tag() {
-        let name: ImageRef = "registry.ms2m-system.svc:5000/checkpoints:consumer-0".parse().unwrap();
+        let name: ImageRef =
+            "registry.ms2m-system.svc:5000/checkpoints:consumer-0".parse().unwrap();
         assert_eq!(name.host, "registry.ms2m-system.svc:5000");
         assert_eq!(name.repository, "checkpoints");
         assert_eq!(name.tag.as_deref(), Some("consumer-0"));
@@ -130,16 +161,49 @@ mod tests {
 
     #[test]
     fn what_is_not_a_name_is_refused_with_the_reason() {
-        for text in ["", "a", "http://a/b", "a/B", "a/b:", "a/b@sha256:00", "/b", "a//b", "a/b:t/c:"] {
+        for text in [
+            "",
+            "a",
+            "http://a/b",
+            "a/B",
+            "a/b:",
+            "a/b@sha256:00",
+            "/b",
+            "a//b",
+            "a/b:t/c:",
+            ":5/b",
+            "a:/b",
+            "a:0/b",
+            "a:70000/b",
+            "a:+1/b",
+            "-a/b",
+            "a..b/c",
+            "[::g]/b",
+            "a/b..c",
+            "a/b___c",
+            "a/b-",
+            "user:password@a/b",
+            "a b/c",
+            "a/b\n",
+        ] {
             assert!(text.parse::<ImageRef>().is_err(), "{text:?}");
+        }
+        let error = "registry:5000/Checkpoints".parse::<ImageRef>().unwrap_err().to_string();
+        assert!(error.contains("repository may have a-z"), "{error}");
+    }
+
+    #[test]
+    fn what_the_distribution_specification_allows_is_taken() {
+        for text in ["[::1]:5000/a", "10.0.0.1/a", "R.example/a.b/c__d/e---f:v1.0", "a:65535/b"] {
+            assert_eq!(text.parse::<ImageRef>().unwrap().to_string(), text);
         }
     }
 
     proptest! {
         #[test]
         fn a_name_survives_being_written(
-            host in "[a-z][a-z0-9.-]{0,20}(:[0-9]{2,5})?",
-            repository in "[a-z0-9]{1,8}(/[a-z0-9]{1,8}){0,3}",
+            host in "[a-z]([a-z0-9-]{0,6}[a-z0-9])?(\\.[a-z0-9]{1,8}){0,2}(:[1-9][0-9]{0,3})?",
+            repository in "[a-z0-9]{1,8}((/|\\.|_|__|-{1,3})[a-z0-9]{1,8}){0,3}",
             tag in proptest::option::of("[A-Za-z0-9_][A-Za-z0-9_.-]{0,30}"),
             digest in proptest::option::of("sha256:[0-9a-f]{64}"),
         ) {
