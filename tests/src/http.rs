@@ -24,11 +24,7 @@ pub async fn post(url: &str) -> anyhow::Result<Value> {
 }
 
 /// A request, with name and password if given.
-pub async fn ask(
-    method: &str,
-    url: &str,
-    login: Option<(&str, &str)>,
-) -> anyhow::Result<Value> {
+pub async fn ask(method: &str, url: &str, login: Option<(&str, &str)>) -> anyhow::Result<Value> {
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let mut request = Request::builder().method(method).uri(url);
     if let Some((user, password)) = login {

@@ -87,7 +87,7 @@ pub async fn delete(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
         other => other?,
     };
     let what = format!("migration {name} to be gone");
-    wait_for(&what, Duration::from_secs(60), async || {
+    wait_for(&what, Duration::from_mins(1), async || {
         Ok(api.get_opt(name).await?.is_none().then_some(()))
     })
     .await

@@ -146,7 +146,7 @@ impl Report {
                 let _ = writeln!(text, "               {error}");
             }
         }
-        let _ = writeln!(text, "checkpoint     {:.1} MB", self.checkpoint_bytes as f64 / 1e6);
+        let _ = writeln!(text, "checkpoint     {} MB", self.checkpoint_bytes.div_ceil(1_000_000));
         let continued =
             if self.state_continued { "the source's, continued" } else { "NOT the source's" };
         let _ = writeln!(text, "state          {continued}");

@@ -15,7 +15,7 @@ use crate::migrate::{self, phase};
 use crate::report::{self, Probe, Report, number};
 use crate::{broker, http};
 
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_mins(4);
 
 /// What was seen of one move while it went on.
 pub struct Move {
@@ -49,7 +49,7 @@ pub fn fresh_name() -> String {
 }
 
 /// The node that `pod` is not on.
-pub async fn other_node(cluster: &Cluster, pod: &Pod) -> anyhow::Result<(String, String)> {
+pub fn other_node(cluster: &Cluster, pod: &Pod) -> anyhow::Result<(String, String)> {
     let here = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).context("no node")?;
     let nodes = cluster.lab.nodes();
     let there = nodes.into_iter().find(|node| *node != here).context("the lab has one node")?;
@@ -62,7 +62,7 @@ pub async fn move_consumer(
     mut show: impl FnMut(&StatefulMigration),
 ) -> anyhow::Result<Move> {
     let source = cluster.pod_of("consumer").await?;
-    let nodes = other_node(cluster, &source).await?;
+    let nodes = other_node(cluster, &source)?;
     let source_url = Cluster::url(&source)?;
     http::post(&format!("{source_url}/window")).await?;
     let before = http::get(&format!("{source_url}/ledger")).await?;
@@ -172,7 +172,7 @@ async fn stop_producer(cluster: &Cluster) -> anyhow::Result<Value> {
 async fn final_ledger(url: &str, producer: &Value) -> anyhow::Result<Value> {
     let confirmed = number(producer, "/totals/confirmed");
     let mut grown = (0, std::time::Instant::now());
-    wait_for("the consumer to work off its queue", Duration::from_secs(300), async || {
+    wait_for("the consumer to work off its queue", Duration::from_mins(5), async || {
         let ledger = http::get(&format!("{url}/ledger")).await?;
         let applied = number(&ledger, "/applied_total");
         if applied != grown.0 {

@@ -80,7 +80,7 @@ impl Workload {
             .await?;
         cluster.apply(&format!("{FOLDER}/service.yaml"), |_| {}).await?;
         cluster.apply(self.consumer_manifest(), |object| self.edit_consumer(object)).await?;
-        wait_for("the consumer to be ready", Duration::from_secs(120), async || {
+        wait_for("the consumer to be ready", Duration::from_mins(2), async || {
             let pod = cluster.pod_of("consumer").await?;
             let ledger = http::get(&format!("{}/ledger", Cluster::url(&pod)?)).await?;
             Ok((is_ready(&pod) && ledger["queue"].is_string()).then_some(()))
@@ -97,7 +97,7 @@ impl Workload {
         cluster.wait_deployment("default", "producer").await?;
         if self.probe {
             cluster.apply(&format!("{FOLDER}/probe.yaml"), |object| edit(object, |_| {})).await?;
-            wait_for("the probe to be ready", Duration::from_secs(60), async || {
+            wait_for("the probe to be ready", Duration::from_mins(1), async || {
                 Ok(is_ready(&cluster.pod_of("probe").await?).then_some(()))
             })
             .await?;
@@ -131,7 +131,7 @@ impl Workload {
             let label = ListParams::default().labels(&format!("app={app}"));
             cluster.pods().delete_collection(&grace, &label).await?;
         }
-        wait_for("the workload's pods to be gone", Duration::from_secs(60), async || {
+        wait_for("the workload's pods to be gone", Duration::from_mins(1), async || {
             let pods = cluster.pods().list(&ListParams::default()).await?;
             let left = pods.items.iter().any(|pod| {
                 matches!(

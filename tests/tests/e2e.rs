@@ -48,7 +48,11 @@ fn message(object: &StatefulMigration) -> String {
 }
 
 fn assert_clean(report: &Report) {
-    assert!(report.is_clean(), "every message is applied once, in order, unseen:\n{}", report.text());
+    assert!(
+        report.is_clean(),
+        "every message is applied once, in order, unseen:\n{}",
+        report.text()
+    );
 }
 
 async fn assert_nothing_left(cluster: &Cluster) -> anyhow::Result<()> {
@@ -73,7 +77,8 @@ async fn assert_owned(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     let sets = sets.list(&ListParams::default().labels("app=consumer")).await?;
     ensure!(sets.items.len() == 1, "no rollout happened, but {} ReplicaSets", sets.items.len());
     let api: Api<Deployment> = Api::namespaced(cluster.client.clone(), "default");
-    let revision = api.get("consumer").await?.annotations().get("deployment.kubernetes.io/revision").cloned();
+    let revision =
+        api.get("consumer").await?.annotations().get("deployment.kubernetes.io/revision").cloned();
     ensure!(revision.as_deref() == Some("1"), "revision is {revision:?}");
     Ok(())
 }
@@ -111,11 +116,8 @@ fn a_consumer_that_binds_its_queue_on_every_connect_moves_too() -> anyhow::Resul
 fn a_rust_consumer_on_a_quorum_queue_moves_too() -> anyhow::Result<()> {
     let _alone = alone();
     in_lab(async {
-        let workload = Workload {
-            consumer: Language::Rust,
-            queue_type: "quorum",
-            ..Workload::default()
-        };
+        let workload =
+            Workload { consumer: Language::Rust, queue_type: "quorum", ..Workload::default() };
         let cluster = deployed(&workload).await?;
         let done = moved(&cluster).await?;
         assert_clean(&scenario::settle(&cluster, &done).await?);
@@ -129,10 +131,10 @@ fn the_quick_start_of_the_specification_moves_a_bare_pod() -> anyhow::Result<()>
     in_lab(async {
         let cluster = deployed(&Workload { bare: true, ..Workload::default() }).await?;
         let pod = cluster.pod_of("consumer").await?;
-        let (_, there) = scenario::other_node(&cluster, &pod).await?;
+        let (_, there) = scenario::other_node(&cluster, &pod)?;
         let file = "config/samples/migrate-consumer-0.yaml";
         cluster.apply(file, |object| object["spec"]["targetNode"] = json!(there)).await?;
-        let patience = Duration::from_secs(120);
+        let patience = Duration::from_mins(2);
         let done =
             migrate::follow(&cluster, "migrate-consumer-0", patience, async |_| Ok(())).await?;
         ensure!(phase(&done) == "Completed", "ended {}", message(&done));
@@ -164,12 +166,12 @@ fn a_target_that_dies_during_replay_is_rolled_back_without_loss() -> anyhow::Res
         let workload = Workload { service_ms: 12, ..Workload::default() };
         let cluster = deployed(&workload).await?;
         let source = cluster.pod_of("consumer").await?;
-        let nodes = scenario::other_node(&cluster, &source).await?;
+        let nodes = scenario::other_node(&cluster, &source)?;
         let name = scenario::fresh_name();
         let manifest = migrate::manifest(&name, &source.name_any(), &nodes.1);
         migrate::create(&cluster, manifest).await?;
         let mut killed = false;
-        let done = migrate::follow(&cluster, &name, Duration::from_secs(240), async |object| {
+        let done = migrate::follow(&cluster, &name, Duration::from_mins(4), async |object| {
             if phase(object) == "Replaying" && !killed {
                 killed = true;
                 let status = object.status.as_ref().context("status")?;
@@ -184,9 +186,11 @@ fn a_target_that_dies_during_replay_is_rolled_back_without_loss() -> anyhow::Res
         assert_nothing_left(&cluster).await?;
         let still = cluster.pod_of("consumer").await?;
         ensure!(still.uid() == source.uid(), "the source is the same pod");
-        let producer = http::post(&format!("{}/stop", Cluster::url(&cluster.pod_of("producer").await?)?)).await?;
+        let producer =
+            http::post(&format!("{}/stop", Cluster::url(&cluster.pod_of("producer").await?)?))
+                .await?;
         let url = format!("{}/ledger", Cluster::url(&still)?);
-        let messages = wait_for("all messages to be applied", Duration::from_secs(120), async || {
+        let messages = wait_for("all messages to be applied", Duration::from_mins(2), async || {
             let ledger = http::get(&url).await?;
             let messages = shadow_e2e::report::messages(&producer, &ledger);
             Ok((messages.lost == 0).then_some(messages))
@@ -208,7 +212,7 @@ fn after_the_move_a_crash_starts_the_workloads_own_image() -> anyhow::Result<()>
             let ledger = http::get(&format!("{}/ledger", Cluster::url(&before)?)).await?;
             kill(&cluster, &before.name_any(), &done.nodes.1).await?;
             let boot = ledger["boot_id"].clone();
-            let fresh = wait_for("a fresh process", Duration::from_secs(60), async || {
+            let fresh = wait_for("a fresh process", Duration::from_mins(1), async || {
                 for pod in cluster.pods_of("consumer").await? {
                     let Ok(url) = Cluster::url(&pod) else { continue };
                     let Ok(ledger) = http::get(&format!("{url}/ledger")).await else { continue };
@@ -278,7 +282,7 @@ fn bad_input_is_refused_with_a_reason_and_changes_nothing() -> anyhow::Result<()
     in_lab(async {
         let cluster = deployed(&Workload { probe: false, ..Workload::default() }).await?;
         let source = cluster.pod_of("consumer").await?;
-        let nodes = scenario::other_node(&cluster, &source).await?;
+        let nodes = scenario::other_node(&cluster, &source)?;
         let objects = broker::objects(&cluster).await?;
         for bad in &BAD {
             let name = scenario::fresh_name();
@@ -288,7 +292,7 @@ fn bad_input_is_refused_with_a_reason_and_changes_nothing() -> anyhow::Result<()
                 manifest["spec"]["targetNode"] = json!(nodes.0);
             }
             migrate::create(&cluster, manifest).await?;
-            let patience = Duration::from_secs(60);
+            let patience = Duration::from_mins(1);
             let done = migrate::follow(&cluster, &name, patience, async |_| Ok(())).await?;
             let text = message(&done);
             ensure!(phase(&done) == "Failed", "{} is refused, but: {text}", bad.reason);

@@ -10,8 +10,7 @@ use anyhow::{Context, bail};
 use shadow_lab::Lab;
 
 /// Debian packages that tests run against: a broker and a registry of their own on loopback.
-const PACKAGES: [&str; 4] =
-    ["rabbitmq-server", "python3-pika", "docker-registry", "apache2-utils"];
+const PACKAGES: [&str; 4] = ["rabbitmq-server", "python3-pika", "docker-registry", "apache2-utils"];
 
 pub fn run() -> anyhow::Result<ExitCode> {
     let begun = Instant::now();

@@ -133,5 +133,9 @@ fn summary(reports: &[Report]) {
     let mut pauses: Vec<u64> = reports.iter().map(|report| report.pause_ms).collect();
     totals.sort_by(f64::total_cmp);
     pauses.sort_unstable();
-    println!("median total {:.2} s, pause {} ms", totals[totals.len() / 2], pauses[pauses.len() / 2]);
+    println!(
+        "median total {:.2} s, pause {} ms",
+        totals[totals.len() / 2],
+        pauses[pauses.len() / 2]
+    );
 }

@@ -33,8 +33,7 @@ pub struct OperatorArgs {
     health: String,
 }
 
-const DEFAULT_IMAGE: &str =
-    concat!("ghcr.io/shadow-migration/shadow:", env!("CARGO_PKG_VERSION"));
+const DEFAULT_IMAGE: &str = concat!("ghcr.io/shadow-migration/shadow:", env!("CARGO_PKG_VERSION"));
 
 /// Runs until SIGTERM or Ctrl-C.
 pub async fn run(role: Role) -> anyhow::Result<()> {

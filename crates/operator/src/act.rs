@@ -68,9 +68,7 @@ impl Hands<'_> {
     /// Carries out one effect.
     pub async fn perform(&self, effect: &Effect) -> Result<Outcome, Trouble> {
         match effect {
-            Effect::Lock
-            | Effect::Topology(_)
-            | Effect::Order(_) => self.at_broker(effect).await,
+            Effect::Lock | Effect::Topology(_) | Effect::Order(_) => self.at_broker(effect).await,
             Effect::Checkpoint => self.checkpoint().await,
             Effect::PrePull => self.pre_pull().await,
             Effect::DeletePrePull => self.delete_pre_pull().await,

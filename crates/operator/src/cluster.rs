@@ -82,7 +82,7 @@ where
             match event {
                 Ok(_) => bell.send_modify(|count| *count = count.wrapping_add(1)),
                 Err(error) => {
-                    tracing::warn!(%error, kind = %K::kind(&()), "watch failed, retrying")
+                    tracing::warn!(%error, kind = %K::kind(&()), "watch failed, retrying");
                 }
             }
         }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use shadow_protocol::observation::Archive;
 
 /// How long the kubelet may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Why there is no checkpoint.
 #[derive(Debug, thiserror::Error)]

@@ -140,7 +140,7 @@ fn seen(
     running.insert(uid.clone(), sender);
     let context = context.clone();
     let task = async move {
-        migration::run(context, receiver).await;
+        Box::pin(migration::run(context, receiver)).await;
         uid
     };
     tasks.spawn(tracing::Instrument::instrument(task, tracing::info_span!("migration", name)));

@@ -21,10 +21,9 @@ pub(crate) fn effects(plan: &Plan, step: &CutStep) -> Vec<Effect> {
     match step {
         CutStep::Install => install(plan),
         CutStep::CutA => vec![unbind_queue(&names.primary, Binding::plain(&names.gate))],
-        CutStep::Divert { .. } => vec![to_source(plan, &names.s1)],
+        CutStep::Divert { .. } | CutStep::Recall(_) => vec![to_source(plan, &names.s1)],
         CutStep::Empty { .. } | CutStep::Drain(_) => Vec::new(),
         CutStep::CutB { .. } => vec![bind_exchange(&names.both, Binding::plain(&names.gate))],
-        CutStep::Recall(_) => vec![to_source(plan, &names.s1)],
         CutStep::Quiesce(_) => vec![to_source(plan, &names.park)],
         CutStep::Freeze { .. } => vec![Effect::Checkpoint],
         // The source is told first: it stands still until then.

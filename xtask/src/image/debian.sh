@@ -21,8 +21,8 @@ rm -f var/lib/dpkg/*-old var/lib/systemd/catalog/database
 : > etc/resolv.conf
 
 # All files get one time, and compiled modules that recorded another would be taken for stale.
-chroot . /usr/bin/python3 -m compileall -q -f --invalidation-mode unchecked-hash \
-	/usr/lib/python3 /usr/lib/python3.*
+chroot . /bin/sh -c 'exec python3 -m compileall -q -f --invalidation-mode unchecked-hash \
+	/usr/lib/python3 /usr/lib/python3.*'
 
 tar --create --file "$folder/layer.tar" --sort=name --mtime=@0 --numeric-owner --format=gnu \
 	--exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --directory "$root" .
