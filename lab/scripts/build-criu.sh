@@ -12,7 +12,8 @@ mount -t overlay overlay \
 mount -t proc proc "$folder/root/proc"
 cp "$folder/criu.patch" "$folder/root/tmp/"
 cp /etc/resolv.conf "$folder/root/etc/resolv.conf"
-printf 'deb-src http://deb.debian.org/debian trixie main\n' >> "$folder/root/etc/apt/sources.list"
+# The sources come from where the tree's packages came from.
+sed -n 's/^deb /deb-src /p' "$tree/etc/apt/sources.list" >> "$folder/root/etc/apt/sources.list"
 chroot "$folder/root" /bin/sh -ec '
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update -q

@@ -15,7 +15,6 @@ use crate::{
 /// Debian's release for the root file system. An older one has a CRIU that fails on
 /// recent kernels.
 pub(crate) const RELEASE: &str = "trixie";
-pub(crate) const MIRROR: &str = "http://deb.debian.org/debian";
 pub(crate) const PACKAGES: [&str; 17] = [
     "busybox-static",
     "ca-certificates",
@@ -49,8 +48,7 @@ pub(crate) fn debian(folder: &Path, log: &Path) -> Result<()> {
         "build the Debian root file system",
         Command::new("nice")
             .args(["debootstrap", "--variant=minbase", "--include=ca-certificates", RELEASE])
-            .arg(folder)
-            .arg(MIRROR),
+            .arg(folder),
         log,
     )?;
     // Packages must not start their services here; in a chroot some fail to install

@@ -33,13 +33,19 @@ fn with_lab(lab: &Lab) -> anyhow::Result<()> {
     cargo(&["test", "--workspace", "--no-run", "--quiet"])?;
     let broker = lab.rabbitmq();
     let host = format!("{}:{}@{}", broker.user, broker.password, broker.host);
+    let xtask = std::env::current_exe()?;
+    let rabbitmqctl = format!(
+        "{} lab exec control env HOME=/var/lib/rabbitmq RABBITMQ_NODENAME=rabbit@localhost rabbitmqctl",
+        xtask.display()
+    );
     let mut tests = Command::new("cargo");
     tests
         .args(["test", "--workspace", "--offline", "--no-fail-fast"])
         .env("CI", "true")
         .env("SHADOW_TEST_AMQP_URL", format!("amqp://{host}:{}/%2f", broker.amqp_port))
         .env("SHADOW_TEST_MANAGEMENT_URL", format!("http://{host}:{}", broker.management_port))
-        .env("SHADOW_TEST_REGISTRY", lab.registry());
+        .env("SHADOW_TEST_RABBITMQCTL", rabbitmqctl)
+        .env("RUST_BACKTRACE", "0");
     in_network(lab, tests)
 }
 
