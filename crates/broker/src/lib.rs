@@ -5,9 +5,7 @@
 //! topology connection (see `docs/handoff.md`, "Names").
 
 use async_trait::async_trait;
-use shadow_protocol::broker::{
-    Barrier, Binding, Consumer, Counts, Emptiness, Order, Survey, Topology,
-};
+use shadow_protocol::broker::{Binding, Consumer, Counts, Emptiness, Order, Survey, Topology};
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -99,4 +97,17 @@ impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Target(credentials hidden)")
     }
+}
+
+/// State of the barrier on one of the side queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Barrier {
+    /// Not raised on this connection.
+    Down,
+    /// Raised, not proved: the application still holds messages.
+    Raised,
+    /// Proved: the application has acknowledged everything, and the queue is closed to it.
+    Proved,
+    /// Proved once, but something has arrived since.
+    Late,
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::Barrier;
 use futures::FutureExt as _;
-use shadow_protocol::broker::{Barrier, Topology};
+use shadow_protocol::broker::Topology;
 
 use super::ledger::payload;
 use super::{

@@ -1,7 +1,8 @@
 //! The lock is a fence: a successor gets it at once, and what the predecessor does later fails.
 
+use crate::Barrier;
 use futures::FutureExt as _;
-use shadow_protocol::broker::{Barrier, Binding, Order, QueueType, Topology};
+use shadow_protocol::broker::{Binding, Order, QueueType, Topology};
 use shadow_protocol::control::Control;
 use shadow_protocol::names::control_queue;
 

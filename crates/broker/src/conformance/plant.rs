@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use shadow_protocol::broker::{Barrier, Binding, Counts, Emptiness, QueueType, Topology};
+use crate::Barrier;
+use shadow_protocol::broker::{Binding, Counts, Emptiness, QueueType, Topology};
 use shadow_protocol::names::Names;
 
 use super::{Failure, PATIENCE, Stage, ensure, eventually};

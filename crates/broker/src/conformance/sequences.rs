@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::Barrier;
 use futures::FutureExt as _;
-use shadow_protocol::broker::{Barrier, QueueType, Topology};
+use shadow_protocol::broker::{QueueType, Topology};
 
 use super::plant::{Feed, KEY, Plant};
 use super::{Application, Case, Failure, Habits, Ledger, Load, Outcome, Stage, ensure, eventually};

@@ -37,6 +37,7 @@ use std::sync::Mutex as StdMutex;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use crate::Barrier;
 use futures::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
@@ -45,7 +46,6 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Consumer};
-use shadow_protocol::broker::Barrier;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};

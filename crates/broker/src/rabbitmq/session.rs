@@ -8,9 +8,7 @@ use async_trait::async_trait;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
-use shadow_protocol::broker::{
-    Barrier, Binding, Consumer, Counts, Emptiness, Order, Survey, Topology,
-};
+use shadow_protocol::broker::{Binding, Consumer, Counts, Emptiness, Order, Survey, Topology};
 use tokio::sync::Mutex;
 
 use super::address::Address;
@@ -20,7 +18,7 @@ use super::emptiness::Proofs;
 use super::management::Management;
 use super::order::Publisher;
 use super::table::name;
-use crate::{Error, Session, Target};
+use crate::{Barrier, Error, Session, Target};
 
 /// How long [`Session::lock`] tries to depose a predecessor. The management API learns of a
 /// connection up to five seconds late.

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use shadow_broker::Barrier;
 use shadow_broker::conformance::{
     Application, Failure, Habits, Ledger, Outcome, Rig, Stage, ensure, eventually,
 };
 use shadow_broker::rabbitmq::RabbitMq;
 use shadow_broker::{Connector, Target};
-use shadow_protocol::broker::{Barrier, Topology};
+use shadow_protocol::broker::Topology;
 
 use crate::proxy::{Cut, Proxy};
 use crate::rig::RabbitRig;
