@@ -45,7 +45,8 @@ fn with_lab(lab: &Lab) -> anyhow::Result<()> {
     cargo(&["test", "--workspace", CONFORMANCE, "--no-run", "--quiet"])?;
     let broker = lab.rabbitmq();
     let host = format!("{}:{}@{}", broker.user, broker.password, broker.host);
-    let xtask = std::env::current_exe()?;
+    // Building the tests has replaced this program's file by the same one.
+    let xtask = shadow_e2e::root().join("target/debug/xtask");
     let rabbitmqctl = format!(
         "{} lab exec control env HOME=/var/lib/rabbitmq RABBITMQ_NODENAME=rabbit@localhost rabbitmqctl",
         xtask.display()

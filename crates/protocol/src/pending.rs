@@ -430,6 +430,10 @@ fn consumer_allows(queue: &str, name: &str, pod: &Pod, consumer: &Consumer) -> C
     }
     let peer = consumer.peer.trim_start_matches("::ffff:");
     match pod.ip.as_deref() {
+        // The list has the consumer before it has its channel.
+        _ if peer.is_empty() => {
+            unknown(format!("the broker's statistics to say who consumes queue {queue}"))
+        }
         Some(ip) if ip == peer => Ok(()),
         Some(ip) => no(
             "ForeignConsumer",

@@ -368,6 +368,16 @@ fn every_wait_has_a_deadline_before_the_commit_point() {
     }
 }
 
+#[test]
+fn a_consumer_whose_address_the_broker_does_not_know_yet_is_waited_for() {
+    let mut seen = preflight();
+    found(&mut seen).consumers[0].peer.clear();
+    let state = State::new(Time(0));
+    let decision = decide(&spec(), &Settings::default(), &state, &seen, Time(1));
+    assert_eq!(decision.state, state);
+    assert!(decision.wake.is_some());
+}
+
 type Spoil = fn(&mut Spec, &mut Observation);
 
 #[test]
