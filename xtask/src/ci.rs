@@ -12,23 +12,11 @@ use shadow_lab::Lab;
 /// Debian packages that tests run against: a broker and a registry of their own on loopback.
 const PACKAGES: [&str; 4] = ["rabbitmq-server", "python3-pika", "docker-registry", "apache2-utils"];
 
-/// The broker's conformance suite runs against the lab's broker.
-const CONFORMANCE: &str = "--features=shadow-broker/conformance";
-
 pub fn run() -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     packages()?;
     cargo(&["fmt", "--all", "--check"])?;
-    cargo(&[
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        CONFORMANCE,
-        "--quiet",
-        "--",
-        "-D",
-        "warnings",
-    ])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
     cargo(&["xtask", "crds", "--check"])?;
     cargo(&["xtask", "check-deps"])?;
     let lab = shadow_lab::up(2)?;
@@ -42,7 +30,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
 fn with_lab(lab: &Lab) -> anyhow::Result<()> {
     crate::image::push_all(lab)?;
     // Built before the network is entered: from inside no package registry is reached.
-    cargo(&["test", "--workspace", CONFORMANCE, "--no-run", "--quiet"])?;
+    cargo(&["test", "--workspace", "--no-run", "--quiet"])?;
     let broker = lab.rabbitmq();
     let host = format!("{}:{}@{}", broker.user, broker.password, broker.host);
     // Building the tests has replaced this program's file by the same one.
@@ -53,7 +41,7 @@ fn with_lab(lab: &Lab) -> anyhow::Result<()> {
     );
     let mut tests = Command::new("cargo");
     tests
-        .args(["test", "--workspace", CONFORMANCE, "--offline", "--no-fail-fast"])
+        .args(["test", "--workspace", "--offline", "--no-fail-fast"])
         .env("CI", "true")
         .env("SHADOW_TEST_AMQP_URL", format!("amqp://{host}:{}/%2f", broker.amqp_port))
         .env("SHADOW_TEST_MANAGEMENT_URL", format!("http://{host}:{}", broker.management_port))

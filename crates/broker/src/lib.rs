@@ -20,7 +20,8 @@ pub use error::Error;
 pub struct Target {
     /// `amqp://` or `amqps://` URL, vhost and credentials included.
     pub url: String,
-    /// Base URL of the management API; absent: the broker's host, port 15672, same credentials.
+    /// Base URL of the management API; absent: the broker's host and credentials, that is
+    /// `http://<host>:15672` for `amqp://` and `https://<host>:15671` for `amqps://`.
     pub management_url: Option<String>,
 }
 
@@ -70,24 +71,16 @@ pub trait Session: Send + Sync {
     /// Publishes an order, persistent, mandatory and confirmed, on a connection of its own.
     async fn order(&self, order: &Order) -> Result<(), Error>;
 
-    /// Takes one sample of the slow proof (see `docs/handoff.md`) that `queue` holds neither ready
-    /// nor unacknowledged messages, and says how far the proof has come. The first call begins it;
-    /// any sign of life in the queue begins it again.
+    /// Whether the broker proves that `queue` holds neither ready nor unacknowledged messages: one
+    /// question, answered now. Three proofs, the first that applies (see `docs/handoff.md`, "Proof
+    /// that a queue is empty"):
+    ///
+    /// 1. a classic queue tells both counts itself, live;
+    /// 2. a quorum queue with no consumer left, counts live as well: a cancelled consumer stays in
+    ///    the count until its last acknowledgement;
+    /// 3. anything else takes the slow proof by statistics: each call is one more sample, the first
+    ///    begins it, and any sign of life in the queue begins it again.
     async fn emptiness(&self, queue: &str) -> Result<Emptiness, Error>;
-
-    /// Raises the barrier on side queue `queue` unless it stands, waits at most `patience` for its
-    /// proof and says where it stands.
-    async fn raise_barrier(
-        &self,
-        queue: &str,
-        patience: std::time::Duration,
-    ) -> Result<Barrier, Error>;
-
-    /// Where the barrier on `queue` stands, without waiting.
-    fn barrier(&self, queue: &str) -> Barrier;
-
-    /// Lowers the barrier: whatever arrived goes back in its place, the application goes on.
-    async fn lower_barrier(&self, queue: &str) -> Result<(), Error>;
 
     /// Closes the connections; the lock goes with them.
     async fn close(&self);
@@ -97,17 +90,4 @@ impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Target(credentials hidden)")
     }
-}
-
-/// State of the barrier on one of the side queues.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Barrier {
-    /// Not raised on this connection.
-    Down,
-    /// Raised, not proved: the application still holds messages.
-    Raised,
-    /// Proved: the application has acknowledged everything, and the queue is closed to it.
-    Proved,
-    /// Proved once, but something has arrived since.
-    Late,
 }

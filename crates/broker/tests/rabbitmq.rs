@@ -3,14 +3,12 @@
 //! `SHADOW_TEST_AMQP_URL` and `SHADOW_TEST_MANAGEMENT_URL` say where it is, and
 //! `SHADOW_TEST_RABBITMQCTL` how to call `rabbitmqctl` there (a command and its first arguments).
 //! What is missing is skipped in one line, and a failure where `CI=true`.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test's own helpers")]
+#![expect(clippy::expect_used, reason = "a test's own helpers")]
 
 #[path = "rabbitmq/alarm.rs"]
 mod alarm;
 #[path = "rabbitmq/claims.rs"]
 mod claims;
-#[path = "rabbitmq/kills.rs"]
-mod kills;
 #[path = "rabbitmq/proxy.rs"]
 mod proxy;
 #[path = "rabbitmq/raw.rs"]
@@ -48,13 +46,6 @@ async fn flooded() {
     let _turn = BROKER.lock().await;
     let stage = Stage { rig: Arc::new(rig), prefix: "flooded".to_owned() };
     println!("{}", claims::trailing(stage).await.map_err(|failure| failure.0).unwrap());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_at_the_barrier() {
-    let Some(rig) = RabbitRig::from_env() else { return };
-    let _turn = BROKER.lock().await;
-    println!("{}", kills::kills(rig).await.map_err(|failure| failure.0).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,12 +9,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::ledger::payload;
-use super::{Consumer, Failure, Ledger, Received, Rig};
+use super::{Consumer, Failure, Ledger, Received, Rig, eventually};
 
 /// Publishers at work.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    total: Arc<AtomicU64>,
+    counts: Vec<Arc<AtomicU64>>,
     tasks: Vec<JoinHandle<Result<(u32, u64), Failure>>>,
 }
 
@@ -28,17 +28,17 @@ impl Load {
         pause: Duration,
     ) -> Result<Self, Failure> {
         let stop = Arc::new(AtomicBool::new(false));
-        let total = Arc::new(AtomicU64::new(0));
-        let mut tasks = Vec::new();
+        let (mut counts, mut tasks) = (Vec::new(), Vec::new());
         for number in publishers {
             let mut publisher = rig.publisher(exchange, key, confirms).await?;
-            let (stop, total) = (Arc::clone(&stop), Arc::clone(&total));
+            let (stop, count) = (Arc::clone(&stop), Arc::new(AtomicU64::new(0)));
+            counts.push(Arc::clone(&count));
             tasks.push(tokio::spawn(async move {
                 let mut sequence = 0;
                 while !stop.load(Ordering::Relaxed) {
                     publisher.publish(&payload(number, sequence + 1)).await?;
                     sequence += 1;
-                    total.fetch_add(1, Ordering::Relaxed);
+                    count.store(sequence, Ordering::Relaxed);
                     if pause.is_zero() {
                         tokio::task::yield_now().await;
                     } else {
@@ -48,12 +48,16 @@ impl Load {
                 Ok((number, sequence))
             }));
         }
-        Ok(Self { stop, total, tasks })
+        Ok(Self { stop, counts, tasks })
     }
 
-    /// How many messages have been published so far.
-    pub fn published(&self) -> u64 {
-        self.total.load(Ordering::Relaxed)
+    /// Waits until whatever was published before this call is in the queues it was routed to:
+    /// each publisher has had two more confirms, so what it sent under an earlier routing too.
+    pub async fn settle(&self) -> Result<(), Failure> {
+        let read = |count: &Arc<AtomicU64>| count.load(Ordering::Relaxed);
+        let due: Vec<u64> = self.counts.iter().map(|count| read(count) + 2).collect();
+        let all = async || Ok(self.counts.iter().zip(&due).all(|(count, due)| read(count) >= *due));
+        eventually("every publisher goes on", all).await.map(|_| ())
     }
 
     /// Stops; how many messages each publisher has published.
@@ -214,11 +218,7 @@ impl Copy {
         }
         {
             let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-            if message.sentinel {
-                ledger.sentinel();
-            } else {
-                ledger.apply(&message.payload)?;
-            }
+            ledger.apply(&message.payload);
         }
         let held = self.held.map_or(1, |(_, count)| count + 1);
         self.held = Some((message.tag, held));

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use shadow_protocol::broker::{Emptiness, QueueType};
 
-use super::barrier::spread;
 use super::ledger::payload;
-use super::{Case, Failure, Outcome, PATIENCE, Stage, ensure, eventually};
+use super::{Case, Failure, Outcome, PATIENCE, Stage, ensure, eventually, spread};
 use crate::Session;
 
 pub(super) fn cases() -> Vec<Case> {

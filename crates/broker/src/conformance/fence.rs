@@ -1,6 +1,5 @@
 //! The lock is a fence: a successor gets it at once, and what the predecessor does later fails.
 
-use crate::Barrier;
 use futures::FutureExt as _;
 use shadow_protocol::broker::{Binding, Order, QueueType, Topology};
 use shadow_protocol::control::Control;
@@ -26,7 +25,6 @@ async fn fence(stage: Stage) -> Outcome {
     let order = Order { pod, control: Control::EndReplay };
     deposed.order(&order).await?;
     deposed.apply(&Topology::DeclareSideQueue { name: side.clone() }).await?;
-    deposed.raise_barrier(&side, super::PATIENCE).await?;
 
     let stranger = stage.session("other").await?;
     let refused = stranger.lock(&lock).await;
@@ -46,7 +44,8 @@ async fn fence(stage: Stage) -> Outcome {
     let late = Topology::BindQueue { queue: side.clone(), binding: binding.clone() };
     ensure(deposed.apply(&late).await.is_err(), || "a late change succeeded".to_owned())?;
     ensure(deposed.counts(&side).await.is_err(), || "a late look succeeded".to_owned())?;
-    eventually("its barrier is down", async || Ok(deposed.barrier(&side) == Barrier::Down)).await?;
+    ensure(deposed.emptiness(&side).await.is_err(), || "a late proof succeeded".to_owned())?;
+    ensure(deposed.order(&order).await.is_err(), || "a late order succeeded".to_owned())?;
     let bindings = successor.bindings(&side).await?;
     ensure(!bindings.contains(&binding), || "a late change was made".to_owned())?;
     successor.order(&order).await?;

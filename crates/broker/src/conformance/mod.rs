@@ -11,15 +11,17 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use shadow_protocol::broker::{Binding, QueueType};
+use tokio_util::sync::CancellationToken;
 
 use crate::{Connector, Session, Target};
 
 mod application;
-mod barrier;
 mod cuts;
 mod emptiness;
 mod fence;
+mod kills;
 mod ledger;
+mod parking;
 mod plant;
 mod sequences;
 mod topology;
@@ -42,6 +44,9 @@ pub trait Rig: Send + Sync + 'static {
 
     /// Where the broker is.
     fn target(&self) -> Target;
+
+    /// The broker at the end of a line that can be cut.
+    async fn line(&self) -> Result<Line, Failure>;
 
     /// Declares a durable exchange of the type `kind`.
     async fn declare_exchange(&self, name: &str, kind: &str) -> Result<(), Failure>;
@@ -66,6 +71,15 @@ pub trait Rig: Send + Sync + 'static {
 
     /// Deletes queues and exchanges.
     async fn remove(&self, queues: &[&str], exchanges: &[&str]) -> Result<(), Failure>;
+}
+
+/// A way to the broker.
+#[derive(Debug)]
+pub struct Line {
+    /// Where the broker seems to be.
+    pub target: Target,
+    /// Ends all connections over this line at once and for ever, as the sudden death of a client.
+    pub cut: CancellationToken,
 }
 
 /// A publisher.
@@ -98,8 +112,6 @@ pub struct Received {
     pub tag: u64,
     /// Its body.
     pub payload: Vec<u8>,
-    /// Whether it bears a barrier's mark.
-    pub sentinel: bool,
 }
 
 /// Why a case failed, in words.
@@ -153,8 +165,17 @@ impl Stage {
 
     /// A session of the adapter under test.
     pub async fn session(&self, migration: &str) -> Result<Box<dyn Session>, Failure> {
+        self.session_at(&self.rig.target(), migration).await
+    }
+
+    /// The same by another way.
+    pub async fn session_at(
+        &self,
+        target: &Target,
+        migration: &str,
+    ) -> Result<Box<dyn Session>, Failure> {
         let name = format!("{}/{migration}", self.prefix);
-        Ok(self.rig.connector().open(&self.rig.target(), &name).await?)
+        Ok(self.rig.connector().open(target, &name).await?)
     }
 }
 
@@ -162,7 +183,8 @@ impl Stage {
 pub fn cases() -> Vec<Case> {
     let mut all = cuts::cases();
     all.extend(sequences::cases());
-    all.extend(barrier::cases());
+    all.extend(parking::cases());
+    all.extend(kills::cases());
     all.extend(emptiness::cases());
     all.extend(fence::cases());
     all.extend(topology::cases());
@@ -207,4 +229,16 @@ where
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
     Ok(begun.elapsed())
+}
+
+/// Shortest, median and longest.
+fn spread(mut delays: Vec<Duration>) -> String {
+    delays.sort();
+    let ms = |delay: Option<&Duration>| delay.map_or(0.0, |d| d.as_secs_f64() * 1e3);
+    format!(
+        "{:.1}/{:.1}/{:.1} ms (min/median/max)",
+        ms(delays.first()),
+        ms(delays.get(delays.len() / 2)),
+        ms(delays.last())
+    )
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::Barrier;
 use shadow_protocol::broker::{Binding, Counts, Emptiness, QueueType, Topology};
 use shadow_protocol::names::Names;
 
@@ -131,7 +130,6 @@ impl Plant {
             self.apply(Topology::DeleteExchange { name: exchange.to_owned() }).await?;
         }
         for queue in names.side_queues() {
-            self.session.lower_barrier(queue).await?;
             eventually("the side queue has no consumer", async || {
                 Ok(self.session.counts(queue).await?.is_none_or(|c| c.consumers == 0))
             })
@@ -163,21 +161,10 @@ impl Plant {
         Ok(begun.elapsed())
     }
 
-    /// Raises the barrier on `queue` and waits for its proof.
-    pub(super) async fn close_queue(&self, queue: &str) -> Result<Duration, Failure> {
-        let begun = Instant::now();
-        while self.session.raise_barrier(queue, Duration::from_millis(250)).await?
-            != Barrier::Proved
-        {
-            ensure(begun.elapsed() < PATIENCE, || format!("the barrier on {queue} is not proved"))?;
-        }
-        Ok(begun.elapsed())
-    }
-
     /// Removes everything, whatever was left by an earlier run.
     pub(super) async fn wipe(&self) -> Result<(), Failure> {
         let names = &self.names;
-        let queues = [&names.primary, &names.s1, &names.s2].map(String::as_str);
+        let queues = [&names.primary, &names.s1, &names.s2, &names.park].map(String::as_str);
         let [gate, both, hold] = names.exchanges();
         self.stage.rig.remove(&queues, &[gate, both, hold, &self.exchange]).await
     }

@@ -28,8 +28,6 @@ pub(super) enum Role {
     Topology,
     /// Publishes orders.
     Publisher,
-    /// Holds barriers and publishes their sentinels.
-    Barrier,
 }
 
 impl Role {
@@ -37,7 +35,6 @@ impl Role {
         match self {
             Self::Topology => "topology",
             Self::Publisher => "publisher",
-            Self::Barrier => "barrier",
         }
     }
 }

@@ -4,7 +4,6 @@
 //! ```text
 //! session ─┬─ topology connection    lock queue, declare, bind, delete, count; never publishes
 //!          ├─ publisher connection   orders, confirmed; replaced after a timeout
-//!          ├─ barrier connection     consumers that close side queues, and their sentinels
 //!          └─ management API         bindings, consumers, figures, policies, connections
 //! ```
 //!
@@ -18,7 +17,6 @@ use async_trait::async_trait;
 use crate::{Connector, Error, Session, Target};
 
 mod address;
-mod barrier;
 mod client;
 mod emptiness;
 mod management;
@@ -28,8 +26,6 @@ mod session;
 mod survey;
 mod table;
 mod topology;
-
-pub use barrier::SENTINEL_HEADER;
 
 /// Opens sessions with RabbitMQ 4.
 #[derive(Debug, Clone, Default)]

@@ -1,7 +1,6 @@
 //! A session: its connections, its lock, and the trait's surface.
 
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -12,13 +11,12 @@ use shadow_protocol::broker::{Binding, Consumer, Counts, Emptiness, Order, Surve
 use tokio::sync::Mutex;
 
 use super::address::Address;
-use super::barrier::Barriers;
 use super::client::{DEADLINE, Lane, RESOURCE_LOCKED, Role, Wire, code};
 use super::emptiness::Proofs;
 use super::management::Management;
 use super::order::Publisher;
 use super::table::name;
-use crate::{Barrier, Error, Session, Target};
+use crate::{Error, Session, Target};
 
 /// How long [`Session::lock`] tries to depose a predecessor. The management API learns of a
 /// connection up to five seconds late.
@@ -42,7 +40,6 @@ pub(super) struct RabbitSession {
     /// Keeps the lock's channel open.
     lock: Mutex<Option<Channel>>,
     pub(super) publisher: Publisher,
-    pub(super) barriers: Barriers,
     pub(super) proofs: Proofs,
 }
 
@@ -58,7 +55,6 @@ impl RabbitSession {
         let topology = wire.connect(Role::Topology).await?;
         Ok(Self {
             publisher: Publisher::default(),
-            barriers: Barriers::new(wire.clone(), management.clone()),
             wire,
             management,
             topology,
@@ -195,6 +191,11 @@ impl Session for RabbitSession {
     }
 
     async fn order(&self, order: &Order) -> Result<(), Error> {
+        if !self.alive() {
+            // The publisher would connect anew: a deposed leader must not.
+            let attempted = format!("ordering pod {:?}", order.pod);
+            return Err(self.wire.failed(&attempted, "this session has lost its connection"));
+        }
         self.publisher.send(&self.wire, &self.management, order).await
     }
 
@@ -202,34 +203,7 @@ impl Session for RabbitSession {
         self.prove_empty(queue).await
     }
 
-    async fn raise_barrier(&self, queue: &str, patience: Duration) -> Result<Barrier, Error> {
-        let begun = Instant::now();
-        while self.barriers.state(queue) == Barrier::Down {
-            // A newcomer would get what is ready, and have to give it back.
-            let counts = self.counts(queue).await?;
-            match counts {
-                None => {
-                    let attempted = format!("raising the barrier on {queue:?}");
-                    return Err(self.wire.failed(&attempted, "no such queue"));
-                }
-                Some(counts) if counts.ready == 0 => self.barriers.raise(queue).await?,
-                Some(_) if begun.elapsed() >= patience => return Ok(Barrier::Down),
-                Some(_) => tokio::time::sleep(Duration::from_millis(2)).await,
-            }
-        }
-        Ok(self.barriers.wait(queue, patience.saturating_sub(begun.elapsed())).await)
-    }
-
-    fn barrier(&self, queue: &str) -> Barrier {
-        self.barriers.state(queue)
-    }
-
-    async fn lower_barrier(&self, queue: &str) -> Result<(), Error> {
-        self.barriers.lower(queue).await
-    }
-
     async fn close(&self) {
-        self.barriers.close().await;
         self.publisher.close().await;
         end(&self.topology).await;
     }
@@ -249,6 +223,3 @@ fn unique_id() -> String {
     hasher.write_u32(std::process::id());
     format!("{:016x}", hasher.finish())
 }
-
-/// Connections that several tasks share.
-pub(super) type Shared = Arc<Connection>;

@@ -141,8 +141,7 @@ impl RabbitSession {
         arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
         arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
         self.declare_queue(queue, true, false, arguments).await?;
-        self.free_of_policies(queue).await?;
-        self.barriers.prepare().await.map(|_| ())
+        self.free_of_policies(queue).await
     }
 
     /// Declares `queue` as `like` is declared, and purges it.
@@ -261,7 +260,6 @@ impl RabbitSession {
 
     async fn delete_queue(&self, queue: &str) -> Result<(), Error> {
         let attempted = format!("deleting queue {queue:?}");
-        self.barriers.lower(queue).await?;
         let Some(counts) = self.believable_counts(queue).await? else {
             return self.drop_own_policy(queue).await;
         };

@@ -12,10 +12,12 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::Value;
-use shadow_broker::conformance::{Consumer, Failure, Publisher, Received, Rig};
-use shadow_broker::rabbitmq::{RabbitMq, SENTINEL_HEADER};
+use shadow_broker::conformance::{Consumer, Failure, Line, Publisher, Received, Rig};
+use shadow_broker::rabbitmq::RabbitMq;
 use shadow_broker::{Connector, Target};
 use shadow_protocol::broker::{Binding, QueueType};
+
+use crate::proxy;
 
 /// A real broker.
 #[derive(Clone)]
@@ -70,6 +72,15 @@ impl Rig for RabbitRig {
 
     fn target(&self) -> Target {
         self.target.clone()
+    }
+
+    async fn line(&self) -> Result<Line, Failure> {
+        let mut url = url::Url::parse(&self.target.url)?;
+        let host = url.host_str().unwrap_or_default();
+        let (port, cut) = proxy::start(format!("{host}:{}", url.port().unwrap_or(5672))).await?;
+        url.set_host(Some("127.0.0.1"))?;
+        url.set_port(Some(port)).map_err(|()| Failure("the URL takes no port".to_owned()))?;
+        Ok(Line { target: Target { url: url.to_string(), ..self.target.clone() }, cut })
     }
 
     async fn declare_exchange(&self, name: &str, kind: &str) -> Result<(), Failure> {
@@ -167,9 +178,7 @@ struct RawConsumer {
 impl Consumer for RawConsumer {
     async fn next(&mut self) -> Result<Option<Received>, Failure> {
         let Some(delivery) = self.consumer.next().await.transpose()? else { return Ok(None) };
-        let headers = delivery.properties.headers().as_ref();
-        let sentinel = headers.is_some_and(|headers| headers.contains_key(SENTINEL_HEADER));
-        Ok(Some(Received { tag: delivery.delivery_tag, payload: delivery.data, sentinel }))
+        Ok(Some(Received { tag: delivery.delivery_tag, payload: delivery.data }))
     }
 
     async fn ack(&mut self, tag: u64, multiple: bool) -> Result<(), Failure> {
