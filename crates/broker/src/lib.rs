@@ -5,7 +5,9 @@
 //! topology connection (see `docs/handoff.md`, "Names").
 
 use async_trait::async_trait;
-use shadow_protocol::broker::{Binding, Consumer, Counts, Emptiness, Order, Survey, Topology};
+use shadow_protocol::broker::{
+    Binding, Consumer, Counts, Emptiness, Order, Survey, Topology, Totals,
+};
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -64,6 +66,10 @@ pub trait Session: Send + Sync {
 
     /// Ready messages and consumers at this instant; `None` when the queue does not exist.
     async fn counts(&self, queue: &str) -> Result<Option<Counts>, Error>;
+
+    /// What `queue` has seen since it exists, by the broker's statistics: they lag by some seconds.
+    /// Nothing, when it does not exist.
+    async fn totals(&self, queue: &str) -> Result<Totals, Error>;
 
     /// Changes the topology; returns when the broker has done it.
     async fn apply(&self, change: &Topology) -> Result<(), Error>;

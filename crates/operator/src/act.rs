@@ -1,5 +1,7 @@
 //! Act: carries out the protocol's effects, each idempotent, in order.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy};
@@ -13,7 +15,7 @@ use shadow_protocol::phase::{Image, Phase, Plan};
 use crate::cluster::Cluster;
 use crate::observe::{broker_trouble, chain};
 use crate::settings::Options;
-use crate::target_pod::{TargetPlan, labels_at_switch, target_pod};
+use crate::target_pod::{TargetPlan, labels_at_switch, labels_for_services, target_pod};
 use crate::transfer_job::{JobPlan, transfer_job};
 use crate::{kubelet, prepull};
 
@@ -77,9 +79,10 @@ impl Hands<'_> {
             Effect::CreateTarget => self.create_target().await,
             Effect::DeleteTarget => self.delete_target().await,
             Effect::OpenGate => self.open_gate().await,
+            Effect::Announce => self.label_target(labels_for_services).await,
             Effect::PreferSource => self.deletion_cost(Some("-2147483647")).await,
             Effect::UnpreferSource => self.deletion_cost(None).await,
-            Effect::Adopt => self.adopt().await,
+            Effect::Adopt => self.label_target(labels_at_switch).await,
             Effect::DeleteSource => self.delete_source().await,
             Effect::Retire => self.retire().await,
             Effect::CloseBroker => {
@@ -299,15 +302,18 @@ impl Hands<'_> {
         }
     }
 
-    /// Gives the target the labels that Services and the owner select, from the living source.
-    /// A source that is gone already has been replaced: then the labels are there.
-    async fn adopt(&self) -> Result<Outcome, Trouble> {
+    /// Gives the target labels of the living source. A source that is gone already has been
+    /// replaced: then the labels are there.
+    async fn label_target(
+        &self,
+        chosen: fn(&Pod) -> BTreeMap<String, String>,
+    ) -> Result<Outcome, Trouble> {
         let plan = self.plan()?;
         let Some(source) = self.cluster.pod(&self.namespace(), &plan.source_pod) else {
             return Ok(Outcome::Done);
         };
         let name = &plan.target_pod;
-        let patch = Patch::Merge(json!({ "metadata": { "labels": labels_at_switch(&source) } }));
+        let patch = Patch::Merge(json!({ "metadata": { "labels": chosen(&source) } }));
         let done = self.pods().patch(name, &PatchParams::default(), &patch).await;
         patched(done, "label target pod", name)
     }

@@ -7,23 +7,25 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
-use shadow_api::StatefulMigration;
+use shadow_api::{MessageQueueConfig, StatefulMigration};
 use shadow_broker::{Connector, Session};
 use shadow_protocol::broker::Survey;
 use shadow_protocol::decide::{Decision, decide, interest};
 use shadow_protocol::names::{Names, control_queue, lock_queue};
 use shadow_protocol::observation::{Archive, BrokerView, Observation, Preflight, Trouble};
 use shadow_protocol::pending::target_name;
-use shadow_protocol::phase::{Phase, State};
+use shadow_protocol::phase::{Phase, Plan, State};
 use shadow_protocol::spec::Spec;
 use tokio::sync::watch;
 
 use crate::act::{Hands, Outcome};
 use crate::cluster::Cluster;
 use crate::observe::{self, broker_trouble, chain};
+use crate::problems::pod_warnings;
 use crate::settings::Options;
 use crate::{clock, decide as mapping, report};
 
@@ -279,7 +281,8 @@ impl Migration {
             .map(|pod| crate::prepull::progress(&pod));
         let broker = self.look_at_broker(spec, state).await;
         let preflight = if wanted.preflight {
-            Some(self.preflight(spec, target.is_some()).await)
+            let source = cluster.pod(&namespace, &spec.source_pod);
+            Some(self.preflight(spec, source.as_deref(), target.is_some()).await)
         } else {
             None
         };
@@ -296,14 +299,19 @@ impl Migration {
         }
     }
 
-    async fn preflight(&mut self, spec: &Spec, target_exists: bool) -> Preflight {
+    async fn preflight(
+        &mut self,
+        spec: &Spec,
+        source: Option<&Pod>,
+        target_exists: bool,
+    ) -> Preflight {
         if !matches!(self.memory.registry, Some(Ok(())))
             && let Some(repository) = &spec.repository
         {
             self.memory.registry = Some(crate::registry::ping(repository).await);
         }
         Preflight {
-            nodes: observe::nodes(&self.context.cluster),
+            nodes: observe::nodes(&self.context.cluster, source),
             name_taken: target_exists,
             registry: self.memory.registry.clone(),
             survey: self.memory.survey.clone(),
@@ -442,6 +450,9 @@ impl Migration {
         for event in report::events(old, &decision.state) {
             self.publish(event).await;
         }
+        if let (Phase::Pending, Some(plan)) = (&old.phase, decision.state.phase.plan()) {
+            self.warn(plan).await;
+        }
         Ok(())
     }
 
@@ -497,6 +508,22 @@ impl Migration {
         }
         sentence.clone_into(&mut self.memory.said);
         self.publish(report::event(reason, sentence.to_owned(), warning)).await;
+    }
+
+    /// What the user should know before it happens, an event each.
+    async fn warn(&self, plan: &Plan) {
+        let namespace = self.object.namespace().unwrap_or_default();
+        let source = self.context.cluster.pod(&namespace, &plan.source_pod);
+        for warning in source.iter().flat_map(|pod| pod_warnings(pod, &plan.container)) {
+            self.publish(report::event("StaysBehind", warning, true)).await;
+        }
+        let queue = self.object.spec.message_queue_config.as_ref();
+        if queue.is_some_and(MessageQueueConfig::has_password) {
+            let note = "messageQueueConfig.brokerUrl contains a password, which everyone who may \
+                        read this object can see; move the URL to a Secret and name it in \
+                        brokerSecretRef";
+            self.publish(report::event("PasswordInSpec", note.to_owned(), true)).await;
+        }
     }
 
     async fn publish(&self, event: kube::runtime::events::Event) {

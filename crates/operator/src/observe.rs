@@ -12,10 +12,12 @@ use shadow_protocol::names::Names;
 use shadow_protocol::observation::{
     BrokerView, Container, Interest, Job, Node, Owner, Pod, Trouble,
 };
+use shadow_protocol::phase::Evidence;
 
 use crate::cluster::Cluster;
 use crate::prepull::pullable;
-use crate::target_pod::{pod_problems, restored_container};
+use crate::problems::{node_problems, pod_problems};
+use crate::target_pod::restored_container;
 
 /// A pod in the protocol's terms.
 pub fn pod(cluster: &Cluster, pod: &core::Pod, container: Option<&str>, migration: &str) -> Pod {
@@ -115,14 +117,15 @@ fn owner(cluster: &Cluster, pod: &core::Pod) -> Owner {
     }
 }
 
-/// All nodes, sorted by name.
-pub fn nodes(cluster: &Cluster) -> Vec<Node> {
-    let mut nodes: Vec<Node> = cluster.nodes.state().iter().map(|node| self::node(node)).collect();
+/// All nodes, sorted by name, as seen by someone who wants to put a copy of `source` there.
+pub fn nodes(cluster: &Cluster, source: Option<&core::Pod>) -> Vec<Node> {
+    let mut nodes: Vec<Node> =
+        cluster.nodes.state().iter().map(|node| self::node(node, source)).collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     nodes
 }
 
-fn node(node: &core::Node) -> Node {
+fn node(node: &core::Node, source: Option<&core::Pod>) -> Node {
     let spec = node.spec.clone().unwrap_or_default();
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref());
     Node {
@@ -132,6 +135,7 @@ fn node(node: &core::Node) -> Node {
             .unwrap_or_default()
             .iter()
             .any(|c| c.type_ == "Ready" && c.status == "True"),
+        problems: source.map(|source| node_problems(node, source)).unwrap_or_default(),
     }
 }
 
@@ -208,6 +212,13 @@ pub async fn broker(
     }
     if interest.s1_empty {
         view.s1_empty = Some(session.emptiness(&names.s1).await?);
+    }
+    if interest.totals {
+        view.totals = Some(Evidence {
+            primary: session.totals(&names.primary).await?,
+            s1: session.totals(&names.s1).await?,
+            s2: session.totals(&names.s2).await?,
+        });
     }
     Ok(view)
 }

@@ -1,9 +1,12 @@
 //! Report: the status and the events, from the state and what was seen. Pure.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType};
 use serde_json::json;
 use shadow_api::{HandoffStatus, StatefulMigration, StatefulMigrationStatus};
+use shadow_protocol::broker::Totals;
 use shadow_protocol::decide::Decision;
 use shadow_protocol::observation::{Observation, Owner};
 use shadow_protocol::phase::{CutStep, FORMAT_VERSION, Phase, PhaseName, State};
@@ -88,12 +91,31 @@ fn handoff(
             ready: Some(0),
             unacked: Some(0),
         };
-        handoff.proof.get_or_insert_default().cuts = std::collections::BTreeMap::from([
+        handoff.proof.get_or_insert_default().cuts = BTreeMap::from([
             ("A".to_owned(), cut(taken.cuts.a)),
             ("B".to_owned(), cut(taken.cuts.b)),
         ]);
     }
+    if let Phase::Completed { evidence, .. } = phase {
+        let proof = handoff.proof.get_or_insert_default();
+        proof.target_restarts = Some(0);
+        proof.queues = [
+            (&plan.names.primary, evidence.primary),
+            (&plan.names.s1, evidence.s1),
+            (&plan.names.s2, evidence.s2),
+        ]
+        .map(|(name, totals)| (name.clone(), counted(totals)))
+        .into();
+    }
     Some(handoff)
+}
+
+fn counted(totals: Totals) -> shadow_api::QueueProof {
+    shadow_api::QueueProof {
+        routed: Some(totals.routed),
+        acknowledged: Some(totals.acknowledged),
+        redelivered: Some(totals.redelivered),
+    }
 }
 
 fn message(decision: &Decision) -> String {

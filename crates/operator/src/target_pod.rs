@@ -17,8 +17,6 @@ use shadow_api::names::{ROLE_MOVED, ROLE_TARGET};
 use shadow_api::{GATE_HANDOFF, LABEL_MIGRATION, LABEL_ROLE, StatefulMigration};
 use shadow_protocol::pending::target_name;
 
-pub use crate::problems::pod_problems;
-
 /// The spec that a bare pod had before it was ever moved, as JSON.
 pub const ANNOTATION_ORIGIN: &str = "migration.ms2m.io/origin";
 /// The restored container and its own image, with a blank between them.
@@ -42,6 +40,9 @@ const OWN_ANNOTATIONS: [&str; 10] = [
 
 /// Labels that say where the source is; the API server gives the target its own.
 const PLACE_LABELS: [&str; 2] = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone"];
+
+/// Every ReplicaSet of a Deployment selects it.
+const OWNERS_LABEL: &str = "pod-template-hash";
 
 /// What the target pod is to be.
 pub struct TargetPlan<'a> {
@@ -155,12 +156,20 @@ pub fn restored_container(pod: &Pod) -> Option<(&str, &str)> {
     pod.annotations().get(ANNOTATION_BASE_IMAGE)?.split_once(' ')
 }
 
-/// The labels by which Services and the owner find the target: the source's.
+/// The labels by which Services and the owner find the source.
 pub fn labels_at_switch(source: &Pod) -> BTreeMap<String, String> {
     let mut labels = source.labels().clone();
     labels.retain(|key, _| {
         key != LABEL_MIGRATION && key != LABEL_ROLE && !PLACE_LABELS.contains(&key.as_str())
     });
+    labels
+}
+
+/// The same without the label by which a Deployment tells its ReplicaSets' pods apart: Services find
+/// the target, the ReplicaSet does not adopt it yet.
+pub fn labels_for_services(source: &Pod) -> BTreeMap<String, String> {
+    let mut labels = labels_at_switch(source);
+    labels.remove(OWNERS_LABEL);
     labels
 }
 

@@ -32,6 +32,29 @@ pub struct Counts {
     pub consumers: u32,
 }
 
+/// What a queue has seen since it exists, by the broker's statistics: they lag by some seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Totals {
+    /// Messages routed to it.
+    pub routed: u64,
+    /// Messages acknowledged by consumers.
+    pub acknowledged: u64,
+    /// Messages delivered again.
+    pub redelivered: u64,
+}
+
+impl Totals {
+    /// What was added since `before`.
+    #[must_use]
+    pub fn since(self, before: Totals) -> Self {
+        Self {
+            routed: self.routed.saturating_sub(before.routed),
+            acknowledged: self.acknowledged.saturating_sub(before.acknowledged),
+            redelivered: self.redelivered.saturating_sub(before.redelivered),
+        }
+    }
+}
+
 /// One change of a queue's topology. Each is idempotent: done twice, it is done once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Topology {
@@ -175,6 +198,8 @@ pub struct Survey {
     pub exchanges: BTreeMap<String, Exchange>,
     /// Its consumers.
     pub consumers: Vec<Consumer>,
+    /// What the primary queue has seen so far.
+    pub totals: Totals,
     /// Whether the source's control queue exists.
     pub control_queue: bool,
     /// Memory or disk alarms in force, a sentence each.

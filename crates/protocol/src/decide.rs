@@ -144,12 +144,12 @@ fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
         | Phase::Transferring { .. }
         | Phase::Restoring { .. }
         | Phase::Replaying { .. }
-        | Phase::Finalizing { step: SwitchStep::Open, .. } => true,
+        | Phase::Finalizing { step: SwitchStep::Open | SwitchStep::Overlap, .. } => true,
         // Once the source is going, only forward is left.
         Phase::Finalizing { step: SwitchStep::Replace, plan, .. } => {
             source(plan, seen).is_some_and(|pod| !pod.terminating)
         }
-        Phase::Finalizing { step: SwitchStep::Retire | SwitchStep::Remove, .. }
+        Phase::Finalizing { step: SwitchStep::Retire | SwitchStep::Remove(_), .. }
         | Phase::Completed { .. }
         | Phase::Unwinding { .. }
         | Phase::Failed { .. } => false,
@@ -175,7 +175,7 @@ fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now
         }
         Phase::Finalizing { plan, taken, image, target, step } => {
             let facts = switch::Facts { plan, taken, image, target };
-            switch::finalize(&facts, *step, seen)
+            switch::finalize(&facts, *step, settings, seen, now.since(state.since))
         }
         Phase::Unwinding { .. } => unwind::step(&state.phase, settings, seen, state.since, now),
         Phase::Completed { .. } | Phase::Failed { .. } => Next::Wait(0, String::new()),

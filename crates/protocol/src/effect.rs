@@ -29,11 +29,13 @@ pub enum Effect {
     DeleteTarget,
     /// Set the target's handoff readiness gate.
     OpenGate,
+    /// Give the target the labels by which Services find the source, but not its owner's own.
+    Announce,
     /// Make the source the ReplicaSet's first choice for deletion.
     PreferSource,
     /// Undo [`Effect::PreferSource`].
     UnpreferSource,
-    /// Give the target the source's labels: Services and the ReplicaSet find it.
+    /// Give the target all of the source's labels: the ReplicaSet finds it.
     Adopt,
     /// Delete the source pod.
     DeleteSource,
@@ -67,6 +69,7 @@ impl Effect {
             Effect::CreateTarget => "create-target",
             Effect::DeleteTarget => "delete-target",
             Effect::OpenGate => "open-gate",
+            Effect::Announce => "announce",
             Effect::PreferSource => "prefer-source",
             Effect::UnpreferSource => "unprefer-source",
             Effect::Adopt => "adopt",

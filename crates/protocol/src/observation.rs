@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::{Binding, Counts, Emptiness, Survey};
+use crate::phase::Evidence;
 
 /// Who owns a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +85,8 @@ pub struct Node {
     pub schedulable: bool,
     /// Condition `Ready`.
     pub ready: bool,
+    /// What keeps it from taking a copy of the source, a sentence each.
+    pub problems: Vec<String>,
 }
 
 /// What only the preflight looks at.
@@ -155,6 +158,8 @@ pub struct BrokerView {
     pub primary_empty: Option<Emptiness>,
     /// The proof that S1 holds nothing.
     pub s1_empty: Option<Emptiness>,
+    /// What the queues have seen since they exist.
+    pub totals: Option<Evidence>,
 }
 
 /// Something that did not work.
@@ -210,6 +215,8 @@ pub struct Interest {
     pub primary_empty: bool,
     /// The proof that S1 holds nothing.
     pub s1_empty: bool,
+    /// What the queues have seen since they exist.
+    pub totals: bool,
     /// The transfer Job.
     pub job: bool,
     /// The pull of the workload's own image on the target node.

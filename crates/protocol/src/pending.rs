@@ -112,6 +112,7 @@ fn plan(spec: &Spec, seen: &Observation) -> Checked<Plan> {
         strategy: Strategy::ShadowPod,
         repository,
         bindings: survey.bindings.clone(),
+        before: survey.totals,
         mode: ReplayMode::Cutoff,
         mode_reason: match spec.replay_mode {
             Some(_) => "asked for".to_owned(),
@@ -222,11 +223,16 @@ fn repository(spec: &Spec, preflight: &Preflight) -> Checked<String> {
 
 fn target_node(spec: &Spec, pod: &Pod, preflight: &Preflight) -> Checked<String> {
     let source = pod.node.as_deref().unwrap_or_default();
-    let usable = |node: &&Node| node.schedulable && node.ready && node.name != source;
+    let usable = |node: &&Node| {
+        node.schedulable && node.ready && node.problems.is_empty() && node.name != source
+    };
     let Some(wanted) = &spec.target_node else {
         return match preflight.nodes.iter().find(usable) {
             Some(node) => Ok(node.name.clone()),
-            None => no("NoTargetNode", format!("no node but {source} is ready and takes pods")),
+            None => no(
+                "NoTargetNode",
+                format!("no node but {source} is ready and takes the pod; name one to see why"),
+            ),
         };
     };
     if wanted == source {
@@ -246,6 +252,12 @@ fn target_node(spec: &Spec, pod: &Pod, preflight: &Preflight) -> Checked<String>
     }
     if !node.ready {
         return no("TargetNodeNotReady", format!("target node {wanted} is not Ready"));
+    }
+    if let Some(problem) = node.problems.first() {
+        return no(
+            "TargetNodeRefuses",
+            format!("{problem}; add a toleration or name another node"),
+        );
     }
     Ok(wanted.clone())
 }

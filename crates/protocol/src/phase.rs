@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::Binding;
+use crate::broker::{Binding, Totals};
 use crate::names::Names;
 use crate::observation::{Archive, Owner};
 use crate::spec::{ReplayMode, Strategy};
@@ -96,6 +96,8 @@ pub struct Plan {
     pub repository: String,
     /// The bindings of `Q` before anything changed.
     pub bindings: Vec<Binding>,
+    /// What `Q` had seen before anything changed.
+    pub before: Totals,
     /// When the target may take over.
     pub mode: ReplayMode,
     /// Why this mode.
@@ -192,18 +194,31 @@ pub struct Incarnation {
     pub feed_per_second: u64,
 }
 
+/// What the broker counted at the migration's queues.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// At `Q`, since the migration began.
+    pub primary: Totals,
+    /// At S1.
+    pub s1: Totals,
+    /// At S2.
+    pub s2: Totals,
+}
+
 /// The steps of phase Finalizing (handoff, steps 10 and 11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SwitchStep {
-    /// `END_REPLAY`; the readiness gate opens.
+    /// `END_REPLAY`; the readiness gate opens, Services find the target.
     Open,
-    /// Services and the owner get the target, the source is deleted. **Its end, the source
-    /// proved gone, is the commit point**: everything before can be undone, nothing after.
+    /// Both copies serve until every node has heard of the target.
+    Overlap,
+    /// The owner gets the target, the source is deleted. **Its end, the source proved gone, is
+    /// the commit point**: everything before can be undone, nothing after.
     Replace,
-    /// The checkpoint is never restored again.
+    /// The checkpoint is never restored again; what the broker counted is read.
     Retire,
     /// What the migration made is removed.
-    Remove,
+    Remove(Evidence),
 }
 
 /// How far the handoff had come when it was given up.
@@ -306,6 +321,8 @@ pub enum Phase {
         taken: Taken,
         /// Its image.
         image: Image,
+        /// What the broker counted.
+        evidence: Evidence,
     },
     /// On the way back.
     Unwinding {

@@ -85,6 +85,13 @@ pub struct Settings {
     /// How long deliveries may trail an acknowledged unbind, in milliseconds
     /// (measured: up to 270 with thousands of messages and unconfirmed publishers).
     pub settle_ms: u64,
+    /// How long both copies serve at the switch, in milliseconds. `EndpointSlices` are written in
+    /// batches and again after a second when the controller's cache was stale, and kube-proxy
+    /// waits a second between two updates, so that without it the source may be gone for a node
+    /// that has not heard of the target.
+    pub overlap_ms: u64,
+    /// How long the broker's statistics may lag, in milliseconds.
+    pub statistics_ms: u64,
     /// Deadlines of the waits.
     pub deadlines: Deadlines,
 }
@@ -117,6 +124,8 @@ impl Default for Settings {
         Self {
             pause_budget_ms: 200,
             settle_ms: 2_000,
+            overlap_ms: 1_500,
+            statistics_ms: 6_000,
             deadlines: Deadlines {
                 preflight: 15_000,
                 broker: 30_000,

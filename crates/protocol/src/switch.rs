@@ -7,7 +7,7 @@ use crate::effect::Effect;
 use crate::handoff::{bind_queue, unbind_exchange};
 use crate::names::control_queue;
 use crate::observation::{Interest, Job, Observation, Owner, Pod};
-use crate::phase::{Failure, Image, Incarnation, Phase, Plan, SwitchStep, Taken};
+use crate::phase::{Evidence, Failure, Image, Incarnation, Phase, Plan, SwitchStep, Taken};
 use crate::spec::{ReplayMode, Settings};
 use crate::time::Time;
 
@@ -15,6 +15,8 @@ use crate::time::Time;
 const WATCHED: u64 = 1_000;
 /// Wake-up in milliseconds while the broker's counters are waited for.
 const POLL: u64 = 20;
+/// Wake-up in milliseconds while the broker's statistics are waited for.
+const STATISTICS: u64 = 500;
 
 /// What is known once the target runs.
 pub(crate) struct Facts<'a> {
@@ -143,14 +145,16 @@ pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
     match step {
         SwitchStep::Open => vec![
             Effect::Order(Order { pod: plan.target_pod.clone(), control: Control::EndReplay }),
+            Effect::Announce,
             Effect::OpenGate,
         ],
+        SwitchStep::Overlap => Vec::new(),
         SwitchStep::Replace => match plan.owner {
             Owner::Deployment { .. } => vec![Effect::PreferSource, Effect::Adopt],
             _ => vec![Effect::Adopt, Effect::DeleteSource],
         },
         SwitchStep::Retire => vec![Effect::Retire],
-        SwitchStep::Remove => remove(plan, Some(&control_queue(&plan.source_pod))),
+        SwitchStep::Remove(_) => remove(plan, Some(&control_queue(&plan.source_pod))),
     }
 }
 
@@ -178,21 +182,35 @@ pub(crate) fn remove(plan: &Plan, control: Option<&str>) -> Vec<Effect> {
 
 pub(crate) fn interest(step: SwitchStep) -> Interest {
     match step {
-        SwitchStep::Open | SwitchStep::Replace => {
+        SwitchStep::Open | SwitchStep::Overlap | SwitchStep::Replace => {
             Interest { primary: true, s1: true, ..Interest::default() }
         }
-        SwitchStep::Retire => Interest::default(),
-        SwitchStep::Remove => Interest { bindings: true, ..Interest::default() },
+        SwitchStep::Retire => Interest { totals: true, ..Interest::default() },
+        SwitchStep::Remove(_) => Interest { bindings: true, ..Interest::default() },
     }
 }
 
-pub(crate) fn finalize(facts: &Facts, step: SwitchStep, seen: &Observation) -> Next {
+pub(crate) fn finalize(
+    facts: &Facts,
+    step: SwitchStep,
+    settings: &Settings,
+    seen: &Observation,
+    waited: u64,
+) -> Next {
     let plan = facts.plan;
+    let ready = seen.target.as_ref().is_some_and(|target| target.ready);
     match step {
-        SwitchStep::Open => match &seen.target {
-            Some(target) if target.ready => facts.finalizing(SwitchStep::Replace),
-            _ => Next::Wait(WATCHED, format!("target pod {} to be Ready", plan.target_pod)),
-        },
+        SwitchStep::Open | SwitchStep::Overlap if !ready => {
+            Next::Wait(WATCHED, format!("target pod {} to be Ready", plan.target_pod))
+        }
+        SwitchStep::Open => facts.finalizing(SwitchStep::Overlap),
+        SwitchStep::Overlap if waited >= settings.overlap_ms => {
+            facts.finalizing(SwitchStep::Replace)
+        }
+        SwitchStep::Overlap => Next::Wait(
+            settings.overlap_ms - waited,
+            format!("Services to find target pod {}", plan.target_pod),
+        ),
         SwitchStep::Replace => match source(plan, seen) {
             None => facts.finalizing(SwitchStep::Retire),
             Some(pod) if pod.terminating => {
@@ -200,12 +218,29 @@ pub(crate) fn finalize(facts: &Facts, step: SwitchStep, seen: &Observation) -> N
             }
             Some(_) => Next::Wait(WATCHED, format!("source pod {} to be deleted", plan.source_pod)),
         },
-        SwitchStep::Retire => facts.finalizing(SwitchStep::Remove),
-        SwitchStep::Remove => removed(facts, seen),
+        SwitchStep::Retire => counted(facts, settings, seen, waited),
+        SwitchStep::Remove(evidence) => removed(facts, evidence, seen),
     }
 }
 
-fn removed(facts: &Facts, seen: &Observation) -> Next {
+/// The source's last figures come with the end of its connection, the publishers' when they are
+/// due. What the cuts rest on was proved live; this is for the record.
+fn counted(facts: &Facts, settings: &Settings, seen: &Observation, waited: u64) -> Next {
+    let totals = seen.broker.as_ref().and_then(|broker| broker.totals);
+    let counted = totals
+        .map(|totals| Evidence { primary: totals.primary.since(facts.plan.before), ..totals });
+    match counted {
+        Some(evidence) if evidence.s1.routed == evidence.s1.acknowledged => {
+            facts.finalizing(SwitchStep::Remove(evidence))
+        }
+        _ if waited >= settings.statistics_ms => {
+            facts.finalizing(SwitchStep::Remove(counted.unwrap_or_default()))
+        }
+        _ => Next::Wait(STATISTICS, "the broker's statistics".to_owned()),
+    }
+}
+
+fn removed(facts: &Facts, evidence: Evidence, seen: &Observation) -> Next {
     let plan = facts.plan;
     let bindings = seen.broker.as_ref().and_then(|broker| broker.bindings.as_ref());
     let whole = bindings.is_some_and(|now| plan.bindings.iter().all(|b| now.contains(b)));
@@ -216,6 +251,7 @@ fn removed(facts: &Facts, seen: &Observation) -> Next {
         plan: plan.clone(),
         taken: facts.taken.clone(),
         image: facts.image.clone(),
+        evidence,
     })
 }
 

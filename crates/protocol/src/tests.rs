@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::broker::{
-    Binding, Consumer, Counts, Emptiness, Exchange, Queue, QueueType, Survey, Topology,
+    Binding, Consumer, Counts, Emptiness, Exchange, Queue, QueueType, Survey, Topology, Totals,
 };
 use crate::control::Control;
 use crate::decide::decide;
@@ -14,7 +14,7 @@ use crate::effect::Effect;
 use crate::observation::{
     Archive, BrokerView, Container, Job, Node, Observation, Owner, Pod, PrePull, Preflight,
 };
-use crate::phase::{CutStep, Phase, PhaseName, State, Undo};
+use crate::phase::{CutStep, Evidence, Phase, PhaseName, State, SwitchStep, Undo};
 use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 use crate::time::Time;
 
@@ -66,7 +66,7 @@ fn pod(uid: &str, node: &str, container: &str) -> Pod {
 }
 
 fn node(name: &str) -> Node {
-    Node { name: name.into(), schedulable: true, ready: true }
+    Node { name: name.into(), schedulable: true, ready: true, problems: Vec::new() }
 }
 
 fn binding() -> Binding {
@@ -93,6 +93,7 @@ fn survey() -> Survey {
             connection: "c".into(),
             peer: "10.0.1.5".into(),
         }],
+        totals: Totals { routed: 100, acknowledged: 97, redelivered: 1 },
         control_queue: true,
         alarms: Vec::new(),
         transactions: Vec::new(),
@@ -131,6 +132,11 @@ fn obliging(phase: &Phase) -> Observation {
         park: consumed,
         primary_empty: Some(Emptiness::Proved),
         s1_empty: Some(Emptiness::Proved),
+        totals: Some(Evidence {
+            primary: Totals { routed: 140, acknowledged: 120, redelivered: 1 },
+            s1: Totals { routed: 30, acknowledged: 30, redelivered: 0 },
+            s2: Totals { routed: 40, acknowledged: 35, redelivered: 0 },
+        }),
     };
     let mut seen = Observation { acted: true, ..preflight() };
     let ours = Pod { ours: true, ..pod("target", "worker-2", "c2") };
@@ -157,7 +163,9 @@ fn obliging(phase: &Phase) -> Observation {
             broker.primary = consumed;
             seen.target = Some(ours);
         }
-        Phase::Finalizing { step: crate::phase::SwitchStep::Open, .. } => seen.target = Some(ours),
+        Phase::Finalizing { step: SwitchStep::Open | SwitchStep::Overlap, .. } => {
+            seen.target = Some(ours);
+        }
         Phase::Finalizing { .. } => {
             seen.target = Some(ours);
             seen.source = None;
@@ -197,6 +205,45 @@ fn drive(abort_at: Option<usize>) -> (Vec<State>, Vec<Effect>) {
         }
     }
     panic!("no end after {} states, last {:?}", states.len(), states.last());
+}
+
+#[test]
+fn what_the_broker_counted_is_reported_and_waited_for_only_so_long() {
+    let (states, _) = drive(None);
+    let Some(Phase::Completed { evidence, .. }) = states.last().map(|state| &state.phase) else {
+        panic!("not completed")
+    };
+    assert_eq!(evidence.primary, Totals { routed: 40, acknowledged: 23, redelivered: 0 });
+    assert_eq!(evidence.s1.routed, evidence.s1.acknowledged);
+
+    let retire =
+        |s: &&State| matches!(&s.phase, Phase::Finalizing { step: SwitchStep::Retire, .. });
+    let retiring = states.iter().find(retire).expect("reached");
+    let mut seen = obliging(&retiring.phase);
+    let stale = seen.broker.as_mut().and_then(|broker| broker.totals.as_mut()).expect("there");
+    stale.s1.acknowledged -= 1;
+    let settings = Settings::default();
+    let ask = |waited: u64| {
+        let now = Time(retiring.since.0 + waited);
+        decide(&spec(), &settings, retiring, &seen, now).state != *retiring
+    };
+    assert!(!ask(settings.statistics_ms - 1) && ask(settings.statistics_ms));
+}
+
+#[test]
+fn both_copies_serve_until_every_node_has_heard_of_the_target() {
+    let (states, effects) = drive(None);
+    let overlap =
+        |s: &&State| matches!(&s.phase, Phase::Finalizing { step: SwitchStep::Overlap, .. });
+    let overlapping = states.iter().find(overlap).expect("reached");
+    let settings = Settings::default();
+    let ask = |waited: u64| {
+        let (seen, now) = (obliging(&overlapping.phase), Time(overlapping.since.0 + waited));
+        decide(&spec(), &settings, overlapping, &seen, now).state != *overlapping
+    };
+    assert!(!ask(settings.overlap_ms - 1) && ask(settings.overlap_ms));
+    let announced = position(&effects, |e| *e == Effect::Announce);
+    assert!(announced < position(&effects, |e| *e == Effect::OpenGate));
 }
 
 fn position(effects: &[Effect], wanted: impl Fn(&Effect) -> bool) -> usize {
@@ -252,9 +299,7 @@ fn an_abort_at_every_step_before_the_commit_point_ends_failed_and_whole() {
     let (forward, _) = drive(None);
     let commit = forward
         .iter()
-        .position(|s| {
-            matches!(s.phase, Phase::Finalizing { step: crate::phase::SwitchStep::Replace, .. })
-        })
+        .position(|s| matches!(s.phase, Phase::Finalizing { step: SwitchStep::Replace, .. }))
         .expect("the switch is reached");
     for at in 0..commit {
         let (states, effects) = drive(Some(at));
@@ -344,10 +389,7 @@ fn every_wait_has_a_deadline_before_the_commit_point() {
     for state in &states {
         let commit = matches!(
             state.phase,
-            Phase::Finalizing {
-                step: crate::phase::SwitchStep::Retire | crate::phase::SwitchStep::Remove,
-                ..
-            }
+            Phase::Finalizing { step: SwitchStep::Retire | SwitchStep::Remove(_), .. }
         );
         if state.phase.is_final() || commit {
             continue;

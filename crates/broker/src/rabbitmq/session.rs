@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
-use shadow_protocol::broker::{Binding, Consumer, Counts, Emptiness, Order, Survey, Topology};
+use shadow_protocol::broker::{
+    Binding, Consumer, Counts, Emptiness, Order, Survey, Topology, Totals,
+};
 use tokio::sync::Mutex;
 
 use super::address::Address;
@@ -184,6 +186,10 @@ impl Session for RabbitSession {
 
     async fn counts(&self, queue: &str) -> Result<Option<Counts>, Error> {
         self.count(queue).await
+    }
+
+    async fn totals(&self, queue: &str) -> Result<Totals, Error> {
+        self.queue_totals(queue).await
     }
 
     async fn apply(&self, change: &Topology) -> Result<(), Error> {

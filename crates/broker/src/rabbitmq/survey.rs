@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 use shadow_protocol::broker::{
-    Arguments, Binding, Consumer, Counts, Exchange, Queue, QueueType, Survey,
+    Arguments, Binding, Consumer, Counts, Exchange, Queue, QueueType, Survey, Totals,
 };
 
 use super::session::RabbitSession;
@@ -33,6 +33,17 @@ struct Described {
     effective_policy_definition: Value,
     #[serde(default)]
     consumer_details: Vec<ConsumerDetails>,
+    #[serde(default)]
+    message_stats: MessageStats,
+}
+
+/// Absent or without a figure as long as there was nothing to count.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+struct MessageStats {
+    publish: u64,
+    ack: u64,
+    redeliver: u64,
 }
 
 #[derive(Deserialize)]
@@ -72,6 +83,12 @@ impl From<Value> for ChannelDetails {
     }
 }
 
+impl From<MessageStats> for Totals {
+    fn from(stats: MessageStats) -> Self {
+        Self { routed: stats.publish, acknowledged: stats.ack, redelivered: stats.redeliver }
+    }
+}
+
 impl From<QueueTypeName> for QueueType {
     fn from(QueueTypeName(name): QueueTypeName) -> Self {
         match name.as_str() {
@@ -92,6 +109,7 @@ impl RabbitSession {
         )?;
         let described = self.described(primary).await?;
         let consumers = described.as_ref().map(Described::consumers).unwrap_or_default();
+        let totals = described.as_ref().map(Described::totals).unwrap_or_default();
         let queue = match described {
             Some(described) => Some(self.queue(primary, described).await?),
             None => None,
@@ -104,6 +122,7 @@ impl RabbitSession {
             bindings,
             exchanges,
             consumers,
+            totals,
             control_queue: control_queue.is_some(),
             alarms,
             transactions,
@@ -114,6 +133,10 @@ impl RabbitSession {
     /// The consumers of `queue`, from statistics that may be seconds old.
     pub(super) async fn queue_consumers(&self, queue: &str) -> Result<Vec<Consumer>, Error> {
         Ok(self.described(queue).await?.as_ref().map(Described::consumers).unwrap_or_default())
+    }
+
+    pub(super) async fn queue_totals(&self, queue: &str) -> Result<Totals, Error> {
+        Ok(self.described(queue).await?.as_ref().map(Described::totals).unwrap_or_default())
     }
 
     /// Counts that may decide over a deletion: a quorum queue that can't be asked answers 0/0, so
@@ -217,6 +240,10 @@ impl RabbitSession {
 }
 
 impl Described {
+    fn totals(&self) -> Totals {
+        self.message_stats.into()
+    }
+
     fn consumers(&self) -> Vec<Consumer> {
         let consumer = |details: &ConsumerDetails| Consumer {
             tag: details.consumer_tag.clone(),

@@ -126,8 +126,10 @@ fn at_the_switch_it_gets_the_labels_that_select_the_source() {
     let labels = source.metadata.labels.as_mut().unwrap();
     labels.insert(LABEL_MIGRATION.to_owned(), "an-earlier-one".to_owned());
     labels.insert(LABEL_ROLE.to_owned(), ROLE_MOVED.to_owned());
-    let labels = serde_json::to_value(labels_at_switch(&source)).unwrap();
-    assert_eq!(labels, json!({"app": "consumer", "pod-template-hash": "abc"}));
+    let services = serde_json::to_value(labels_for_services(&source)).unwrap();
+    assert_eq!(services, json!({"app": "consumer"}), "the ReplicaSet must not see it yet");
+    let all = serde_json::to_value(labels_at_switch(&source)).unwrap();
+    assert_eq!(all, json!({"app": "consumer", "pod-template-hash": "abc"}));
 }
 
 /// The target after it has taken over, its restored process ended with `exit_code`, if at all.
