@@ -10,9 +10,9 @@ use serde::Deserialize;
 use shadow_broker::Session;
 use shadow_protocol::names::Names;
 use shadow_protocol::observation::{
-    BrokerView, Container, Interest, Job, Node, Owner, Pod, Trouble,
+    BrokerView, Container, Heir, Interest, Job, Node, Owner, Pod, Trouble,
 };
-use shadow_protocol::phase::Evidence;
+use shadow_protocol::phase::{Evidence, Plan};
 
 use crate::cluster::Cluster;
 use crate::prepull::pullable;
@@ -115,6 +115,41 @@ fn owner(cluster: &Cluster, pod: &core::Pod) -> Owner {
         }
         _ => other(),
     }
+}
+
+/// The pod in the place of the source that `plan` names: of the same name, or of the same
+/// ReplicaSet. The youngest, so that one that is about to go is not chosen.
+pub fn heir(cluster: &Cluster, namespace: &str, plan: &Plan) -> Option<Heir> {
+    let in_its_place = |pod: &core::Pod| match &plan.owner {
+        Owner::Deployment { replica_set, .. } => pod
+            .owner_references()
+            .iter()
+            .any(|owner| owner.controller == Some(true) && owner.name == *replica_set),
+        _ => pod.name_any() == plan.source_pod,
+    };
+    let candidates = cluster.pods.state_filter(|pod| {
+        pod.namespace().as_deref() == Some(namespace)
+            && pod.metadata.deletion_timestamp.is_none()
+            && in_its_place(pod)
+    });
+    candidates
+        .iter()
+        .filter_map(|pod| {
+            let status = pod.status.as_ref()?.container_statuses.as_ref()?;
+            let status = status.iter().find(|status| status.name == plan.container)?;
+            status.state.as_ref()?.running.as_ref()?;
+            let heir = Heir {
+                pod: pod.name_any(),
+                uid: pod.uid()?,
+                container_id: status.container_id.clone()?,
+                listens: false,
+            };
+            let itself =
+                heir.uid == plan.source_uid && heir.container_id == plan.source_container_id;
+            (!itself).then(|| (pod.creation_timestamp(), heir))
+        })
+        .max_by(|(a, _), (b, _)| a.cmp(b))
+        .map(|(_, heir)| heir)
 }
 
 /// All nodes, sorted by name, as seen by someone who wants to put a copy of `source` there.

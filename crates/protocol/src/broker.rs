@@ -116,6 +116,14 @@ pub enum Topology {
         /// Its name.
         name: String,
     },
+    /// Move all ready messages of a queue to the end of another, in order. Each is confirmed there
+    /// before it is acknowledged here, so a crash in between repeats the last ones.
+    Move {
+        /// The queue that is emptied.
+        from: String,
+        /// The queue that gets them.
+        to: String,
+    },
     /// Drop all ready messages of a queue.
     Purge {
         /// The queue.

@@ -4,7 +4,7 @@
 use crate::effect::Effect;
 use crate::observation::{Interest, Observation, Pod};
 use crate::phase::{CutStep, Failure, Phase, Plan, Reached, State, SwitchStep, Undo};
-use crate::spec::{Settings, Spec};
+use crate::spec::{ReplayMode, Settings, Spec};
 use crate::time::Time;
 use crate::{handoff, pending, switch, unwind};
 
@@ -117,6 +117,7 @@ fn preempted(spec: &Spec, state: &State, seen: &Observation) -> Option<Failure> 
         return Some(Failure { reason: trouble.reason.clone(), message: trouble.message.clone() });
     }
     switch::target_lost(&state.phase, seen)
+        .or_else(|| switch::crowded(&state.phase, seen))
         .or_else(|| handoff::source_lost(&state.phase, seen))
         .or_else(|| handoff::void(&state.phase, seen))
 }
@@ -149,7 +150,7 @@ fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
         Phase::Finalizing { step: SwitchStep::Replace, plan, .. } => {
             source(plan, seen).is_some_and(|pod| !pod.terminating)
         }
-        Phase::Finalizing { step: SwitchStep::Retire | SwitchStep::Remove(_), .. }
+        Phase::Finalizing { step: SwitchStep::Retire(_) | SwitchStep::Remove(..), .. }
         | Phase::Completed { .. }
         | Phase::Unwinding { .. }
         | Phase::Failed { .. } => false,
@@ -169,13 +170,13 @@ fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now
         }
         Phase::Transferring { plan, taken } => switch::transfer(plan, taken, seen),
         Phase::Restoring { plan, taken, image } => switch::restore(plan, taken, image, seen, now),
-        Phase::Replaying { plan, taken, image, target } => {
+        Phase::Replaying { plan, taken, image, target, progress } => {
             let facts = switch::Facts { plan, taken, image, target };
-            switch::replay(&facts, settings, seen, now.since(state.since))
+            switch::replay(&facts, *progress, settings, seen, state.phase_since, now)
         }
         Phase::Finalizing { plan, taken, image, target, step } => {
             let facts = switch::Facts { plan, taken, image, target };
-            switch::finalize(&facts, *step, settings, seen, now.since(state.since))
+            switch::finalize(&facts, *step, settings, seen, state.since, now)
         }
         Phase::Unwinding { .. } => unwind::step(&state.phase, settings, seen, state.since, now),
         Phase::Completed { .. } | Phase::Failed { .. } => Next::Wait(0, String::new()),
@@ -198,7 +199,13 @@ fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
         }),
         Phase::Transferring { .. } => Some(limits.transfer),
         Phase::Restoring { .. } => Some(limits.restore),
-        Phase::Replaying { plan, .. } => Some(plan.cutoff_ms.saturating_add(limits.switch)),
+        Phase::Replaying { plan, .. } => match plan.mode {
+            ReplayMode::Cutoff | ReplayMode::Park => {
+                Some(plan.cutoff_ms.saturating_add(limits.switch))
+            }
+            // Bounded by its progress.
+            ReplayMode::Drain => None,
+        },
         Phase::Finalizing { .. } => Some(limits.switch),
         Phase::Completed { .. } | Phase::Unwinding { .. } | Phase::Failed { .. } => None,
     }
@@ -222,6 +229,7 @@ fn give_up(phase: &Phase, failure: Failure) -> Phase {
         failure,
         during: phase.name(),
         reached,
+        alone: false,
         step: Undo::Target,
     }
 }

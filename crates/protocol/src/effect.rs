@@ -59,6 +59,7 @@ impl Effect {
             Effect::Topology(Topology::UnbindExchange { .. }) => "unbind-exchange",
             Effect::Topology(Topology::DeleteExchange { .. }) => "delete-exchange",
             Effect::Topology(Topology::DeleteQueue { .. }) => "delete-queue",
+            Effect::Topology(Topology::Move { .. }) => "move",
             Effect::Topology(Topology::Purge { .. }) => "purge",
             Effect::Order(_) => "order",
             Effect::Checkpoint => "checkpoint",

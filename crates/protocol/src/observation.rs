@@ -162,6 +162,19 @@ pub struct BrokerView {
     pub totals: Option<Evidence>,
 }
 
+/// The pod, or the new run of its container, that took the place of a source that died.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heir {
+    /// The pod's name.
+    pub pod: String,
+    /// Its UID.
+    pub uid: String,
+    /// The container's ID.
+    pub container_id: String,
+    /// Its control queue exists.
+    pub listens: bool,
+}
+
 /// Something that did not work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
@@ -182,6 +195,8 @@ pub struct Observation {
     pub trouble: Option<Trouble>,
     /// The source pod; absent when it does not exist.
     pub source: Option<Pod>,
+    /// Who took the place of a source that died; absent while nobody did.
+    pub heir: Option<Heir>,
     /// The target pod; absent when it does not exist.
     pub target: Option<Pod>,
     /// What the preflight looks at.
@@ -217,6 +232,8 @@ pub struct Interest {
     pub s1_empty: bool,
     /// What the queues have seen since they exist.
     pub totals: bool,
+    /// Who took the source's place.
+    pub heir: bool,
     /// The transfer Job.
     pub job: bool,
     /// The pull of the workload's own image on the target node.

@@ -113,7 +113,7 @@ fn plan(spec: &Spec, seen: &Observation) -> Checked<Plan> {
         repository,
         bindings: survey.bindings.clone(),
         before: survey.totals,
-        mode: ReplayMode::Cutoff,
+        mode: spec.replay_mode.unwrap_or(ReplayMode::Cutoff),
         mode_reason: match spec.replay_mode {
             Some(_) => "asked for".to_owned(),
             None => "default of this version".to_owned(),
@@ -134,9 +134,8 @@ fn supported(spec: &Spec) -> Checked<()> {
         return not_yet("transferMode Direct", "use Registry");
     }
     match spec.replay_mode {
-        Some(ReplayMode::Drain) => return not_yet("replayMode Drain", "use Cutoff"),
-        Some(ReplayMode::Park) => return not_yet("replayMode Park", "use Cutoff"),
-        Some(ReplayMode::Cutoff) | None => {}
+        Some(ReplayMode::Park) => return not_yet("replayMode Park", "use Cutoff or Drain"),
+        Some(ReplayMode::Cutoff | ReplayMode::Drain) | None => {}
     }
     if spec.identity_swap != IdentitySwap::None {
         return not_yet("identitySwapMode other than None", "use None");

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::{Binding, Totals};
+use crate::decide::source;
 use crate::names::Names;
-use crate::observation::{Archive, Owner};
+use crate::observation::{Archive, Observation, Owner};
 use crate::spec::{ReplayMode, Strategy};
 use crate::time::Time;
 
@@ -205,6 +206,34 @@ pub struct Evidence {
     pub s2: Totals,
 }
 
+/// How far the target had caught up when it was last written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Messages to go.
+    pub lag: u64,
+    /// When.
+    pub at: Time,
+}
+
+/// The commit point: the source was proved gone. Before it everything can be undone, after it the
+/// target is the only copy and there is only forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    at: Time,
+}
+
+impl Commit {
+    /// The commit, if the source of `plan` is gone.
+    pub(crate) fn proved(plan: &Plan, seen: &Observation, now: Time) -> Option<Self> {
+        source(plan, seen).is_none().then_some(Self { at: now })
+    }
+
+    /// When the source was seen to be gone.
+    pub fn at(self) -> Time {
+        self.at
+    }
+}
+
 /// The steps of phase Finalizing (handoff, steps 10 and 11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SwitchStep {
@@ -212,13 +241,12 @@ pub enum SwitchStep {
     Open,
     /// Both copies serve until every node has heard of the target.
     Overlap,
-    /// The owner gets the target, the source is deleted. **Its end, the source proved gone, is
-    /// the commit point**: everything before can be undone, nothing after.
+    /// The owner gets the target, the source is deleted. It ends with the [`Commit`].
     Replace,
     /// The checkpoint is never restored again; what the broker counted is read.
-    Retire,
+    Retire(Commit),
     /// What the migration made is removed.
-    Remove(Evidence),
+    Remove(Commit, Evidence),
 }
 
 /// How far the handoff had come when it was given up.
@@ -230,6 +258,8 @@ pub enum Reached {
     CutA,
     /// After cut B: S2 has all that `Q` has, and the source applies it.
     CutB,
+    /// After cut B, and the source died before its checkpoint: the rest is in S1, then in `Q`.
+    Rest,
 }
 
 /// The steps of the way back (handoff, "Roll back").
@@ -257,6 +287,14 @@ pub enum Undo {
     Return,
     /// Something came late to the side queue: the source goes back to it once more.
     Rework,
+    /// The source died: somebody takes its place, and the way back goes on with this step.
+    Heir(Box<Undo>),
+    /// Nobody took its place, after cut B: everything new goes to S2 alone.
+    Sweep,
+    /// Nobody took its place: what is left is moved to `Q`, which is not fed.
+    Move,
+    /// Nobody took its place: what came late is moved to `Q`.
+    MoveRest,
     /// What the migration made is removed.
     Remove,
 }
@@ -299,6 +337,8 @@ pub enum Phase {
         image: Image,
         /// The target.
         target: Incarnation,
+        /// How far it has caught up.
+        progress: Progress,
     },
     /// The target takes over.
     Finalizing {
@@ -321,6 +361,8 @@ pub enum Phase {
         taken: Taken,
         /// Its image.
         image: Image,
+        /// When there was no way back any more.
+        commit: Commit,
         /// What the broker counted.
         evidence: Evidence,
     },
@@ -334,6 +376,8 @@ pub enum Phase {
         during: PhaseName,
         /// How far the handoff had come.
         reached: Reached,
+        /// Nobody took the source's place: the operator itself moves what is left.
+        alone: bool,
         /// The step.
         step: Undo,
     },

@@ -115,6 +115,10 @@ pub struct Deadlines {
     pub transfer: u64,
     /// The target runs and consumes.
     pub restore: u64,
+    /// Somebody takes the place of a source that died.
+    pub heir: u64,
+    /// In mode `Drain`: the target catches up by at least one message.
+    pub progress: u64,
     /// Grace on top of the cutoff for the target's readiness.
     pub switch: u64,
 }
@@ -135,6 +139,8 @@ impl Default for Settings {
                 checkpoint: 150_000,
                 transfer: 600_000,
                 restore: 120_000,
+                heir: 60_000,
+                progress: 30_000,
                 switch: 120_000,
             },
         }

@@ -2,12 +2,14 @@
 
 use crate::broker::{Binding, Order, Topology};
 use crate::control::{Control, Role};
-use crate::decide::{Next, source};
+use crate::decide::Next;
 use crate::effect::Effect;
 use crate::handoff::{bind_queue, unbind_exchange};
 use crate::names::control_queue;
 use crate::observation::{Interest, Job, Observation, Owner, Pod};
-use crate::phase::{Evidence, Failure, Image, Incarnation, Phase, Plan, SwitchStep, Taken};
+use crate::phase::{
+    Commit, Evidence, Failure, Image, Incarnation, Phase, Plan, Progress, SwitchStep, Taken,
+};
 use crate::spec::{ReplayMode, Settings};
 use crate::time::Time;
 
@@ -93,12 +95,6 @@ pub(crate) fn restore(
     let primary = seen.broker.as_ref().and_then(|broker| broker.primary);
     let lag = match primary {
         Some(counts) if counts.consumers == 1 => counts.ready,
-        Some(counts) if counts.consumers > 1 => {
-            return Next::Fail(Failure::new(
-                "ForeignConsumer",
-                format!("queue {} has {} consumers", plan.names.primary, counts.consumers),
-            ));
-        }
         _ => {
             return Next::Wait(
                 POLL,
@@ -115,12 +111,20 @@ pub(crate) fn restore(
             container_id: container.id.clone(),
             feed_per_second: lag.saturating_mul(1_000) / now.since(taken.cuts.b).max(1),
         },
+        progress: Progress { lag, at: now },
     })
 }
 
 /// The target may take over when it has caught up with the source, which gets the same messages:
 /// then nobody waits for it at the switch.
-pub(crate) fn replay(facts: &Facts, settings: &Settings, seen: &Observation, waited: u64) -> Next {
+pub(crate) fn replay(
+    facts: &Facts,
+    progress: Progress,
+    settings: &Settings,
+    seen: &Observation,
+    phase_since: Time,
+    now: Time,
+) -> Next {
     let plan = facts.plan;
     let Some(broker) = &seen.broker else {
         return Next::Wait(POLL, "the broker to answer".to_owned());
@@ -129,16 +133,55 @@ pub(crate) fn replay(facts: &Facts, settings: &Settings, seen: &Observation, wai
     let (Some(primary), Some(s2)) = (broker.primary, broker.s2) else {
         return Next::Wait(POLL, "the broker's counters".to_owned());
     };
+    let waited = now.since(phase_since);
     let allowance = facts.target.feed_per_second.saturating_mul(settings.pause_budget_ms) / 1_000;
     let caught_up = primary.ready <= s2.ready.saturating_add(allowance);
     let forced = plan.mode == ReplayMode::Cutoff && waited >= plan.cutoff_ms;
     if probes && primary.consumers == 1 && (caught_up || forced) {
         return facts.finalizing(SwitchStep::Open);
     }
+    if plan.mode == ReplayMode::Drain
+        && let Some(next) = stalled(facts, progress, settings, primary.ready, now)
+    {
+        return next;
+    }
     if !probes {
         return Next::Wait(POLL, format!("the probes of target pod {}", plan.target_pod));
     }
     Next::Wait(POLL, format!("target pod {} to catch up: {} to go", plan.target_pod, primary.ready))
+}
+
+/// Mode `Drain` is never forced, so it must get on. Written down now and then, not with every
+/// message.
+fn stalled(
+    facts: &Facts,
+    progress: Progress,
+    settings: &Settings,
+    lag: u64,
+    now: Time,
+) -> Option<Next> {
+    let limit = settings.deadlines.progress;
+    let waited = now.since(progress.at);
+    if lag < progress.lag && waited >= limit / 3 {
+        return Some(Next::go(Phase::Replaying {
+            plan: facts.plan.clone(),
+            taken: facts.taken.clone(),
+            image: facts.image.clone(),
+            target: facts.target.clone(),
+            progress: Progress { lag, at: now },
+        }));
+    }
+    (lag >= progress.lag && waited >= limit).then(|| {
+        Next::Fail(Failure::new(
+            "NoProgress",
+            format!(
+                "target pod {} has not caught up by a message in {} s, {lag} to go; messages come \
+                 as fast as it applies them: use replayMode Cutoff, or migrate at a quieter time",
+                facts.plan.target_pod,
+                limit / 1_000
+            ),
+        ))
+    })
 }
 
 pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
@@ -153,8 +196,8 @@ pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
             Owner::Deployment { .. } => vec![Effect::PreferSource, Effect::Adopt],
             _ => vec![Effect::Adopt, Effect::DeleteSource],
         },
-        SwitchStep::Retire => vec![Effect::Retire],
-        SwitchStep::Remove(_) => remove(plan, Some(&control_queue(&plan.source_pod))),
+        SwitchStep::Retire(_) => vec![Effect::Retire],
+        SwitchStep::Remove(..) => remove(plan, Some(&control_queue(&plan.source_pod))),
     }
 }
 
@@ -185,8 +228,8 @@ pub(crate) fn interest(step: SwitchStep) -> Interest {
         SwitchStep::Open | SwitchStep::Overlap | SwitchStep::Replace => {
             Interest { primary: true, s1: true, ..Interest::default() }
         }
-        SwitchStep::Retire => Interest { totals: true, ..Interest::default() },
-        SwitchStep::Remove(_) => Interest { bindings: true, ..Interest::default() },
+        SwitchStep::Retire(_) => Interest { totals: true, ..Interest::default() },
+        SwitchStep::Remove(..) => Interest { bindings: true, ..Interest::default() },
     }
 }
 
@@ -195,9 +238,11 @@ pub(crate) fn finalize(
     step: SwitchStep,
     settings: &Settings,
     seen: &Observation,
-    waited: u64,
+    since: Time,
+    now: Time,
 ) -> Next {
     let plan = facts.plan;
+    let waited = now.since(since);
     let ready = seen.target.as_ref().is_some_and(|target| target.ready);
     match step {
         SwitchStep::Open | SwitchStep::Overlap if !ready => {
@@ -211,36 +256,39 @@ pub(crate) fn finalize(
             settings.overlap_ms - waited,
             format!("Services to find target pod {}", plan.target_pod),
         ),
-        SwitchStep::Replace => match source(plan, seen) {
-            None => facts.finalizing(SwitchStep::Retire),
-            Some(pod) if pod.terminating => {
-                Next::Wait(WATCHED, format!("source pod {} to be gone", plan.source_pod))
-            }
-            Some(_) => Next::Wait(WATCHED, format!("source pod {} to be deleted", plan.source_pod)),
+        SwitchStep::Replace => match Commit::proved(plan, seen, now) {
+            Some(commit) => facts.finalizing(SwitchStep::Retire(commit)),
+            None => Next::Wait(WATCHED, format!("source pod {} to be gone", plan.source_pod)),
         },
-        SwitchStep::Retire => counted(facts, settings, seen, waited),
-        SwitchStep::Remove(evidence) => removed(facts, evidence, seen),
+        SwitchStep::Retire(commit) => counted(facts, commit, settings, seen, waited),
+        SwitchStep::Remove(commit, evidence) => removed(facts, commit, evidence, seen),
     }
 }
 
 /// The source's last figures come with the end of its connection, the publishers' when they are
 /// due. What the cuts rest on was proved live; this is for the record.
-fn counted(facts: &Facts, settings: &Settings, seen: &Observation, waited: u64) -> Next {
+fn counted(
+    facts: &Facts,
+    commit: Commit,
+    settings: &Settings,
+    seen: &Observation,
+    waited: u64,
+) -> Next {
     let totals = seen.broker.as_ref().and_then(|broker| broker.totals);
     let counted = totals
         .map(|totals| Evidence { primary: totals.primary.since(facts.plan.before), ..totals });
     match counted {
         Some(evidence) if evidence.s1.routed == evidence.s1.acknowledged => {
-            facts.finalizing(SwitchStep::Remove(evidence))
+            facts.finalizing(SwitchStep::Remove(commit, evidence))
         }
         _ if waited >= settings.statistics_ms => {
-            facts.finalizing(SwitchStep::Remove(counted.unwrap_or_default()))
+            facts.finalizing(SwitchStep::Remove(commit, counted.unwrap_or_default()))
         }
         _ => Next::Wait(STATISTICS, "the broker's statistics".to_owned()),
     }
 }
 
-fn removed(facts: &Facts, evidence: Evidence, seen: &Observation) -> Next {
+fn removed(facts: &Facts, commit: Commit, evidence: Evidence, seen: &Observation) -> Next {
     let plan = facts.plan;
     let bindings = seen.broker.as_ref().and_then(|broker| broker.bindings.as_ref());
     let whole = bindings.is_some_and(|now| plan.bindings.iter().all(|b| now.contains(b)));
@@ -251,6 +299,7 @@ fn removed(facts: &Facts, evidence: Evidence, seen: &Observation) -> Next {
         plan: plan.clone(),
         taken: facts.taken.clone(),
         image: facts.image.clone(),
+        commit,
         evidence,
     })
 }
@@ -287,6 +336,22 @@ pub(crate) fn target_lost(phase: &Phase, seen: &Observation) -> Option<Failure> 
         return lost("was restarted");
     }
     None
+}
+
+/// Whoever else consumes `Q` takes messages that the target needs.
+pub(crate) fn crowded(phase: &Phase, seen: &Observation) -> Option<Failure> {
+    let (Phase::Restoring { plan, .. }
+    | Phase::Replaying { plan, .. }
+    | Phase::Finalizing { plan, step: SwitchStep::Open | SwitchStep::Overlap, .. }) = phase
+    else {
+        return None;
+    };
+    let consumers = seen.broker.as_ref()?.primary?.consumers;
+    (consumers > 1).then(|| {
+        let queue = &plan.names.primary;
+        let message = format!("queue {queue} has {consumers} consumers; it must be the target's");
+        Failure::new("ForeignConsumer", message)
+    })
 }
 
 fn restarted(target: &Pod, plan: &Plan, incarnation: Option<&Incarnation>) -> bool {

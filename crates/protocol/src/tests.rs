@@ -18,6 +18,8 @@ use crate::phase::{CutStep, Evidence, Phase, PhaseName, State, SwitchStep, Undo}
 use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 use crate::time::Time;
 
+mod lost;
+
 const Q: &str = "app.events";
 
 fn spec() -> Spec {
@@ -217,7 +219,7 @@ fn what_the_broker_counted_is_reported_and_waited_for_only_so_long() {
     assert_eq!(evidence.s1.routed, evidence.s1.acknowledged);
 
     let retire =
-        |s: &&State| matches!(&s.phase, Phase::Finalizing { step: SwitchStep::Retire, .. });
+        |s: &&State| matches!(&s.phase, Phase::Finalizing { step: SwitchStep::Retire(_), .. });
     let retiring = states.iter().find(retire).expect("reached");
     let mut seen = obliging(&retiring.phase);
     let stale = seen.broker.as_mut().and_then(|broker| broker.totals.as_mut()).expect("there");
@@ -389,7 +391,7 @@ fn every_wait_has_a_deadline_before_the_commit_point() {
     for state in &states {
         let commit = matches!(
             state.phase,
-            Phase::Finalizing { step: SwitchStep::Retire | SwitchStep::Remove(_), .. }
+            Phase::Finalizing { step: SwitchStep::Retire(_) | SwitchStep::Remove(..), .. }
         );
         if state.phase.is_final() || commit {
             continue;

@@ -1,16 +1,17 @@
 //! The way back: the undo of every effect before the commit point (handoff, "Roll back").
 //!
 //! The target is deleted and proved gone first: from then on the source is the only copy, and every
-//! message that the migration touched lies in a queue that the source works off in order.
+//! message that the migration touched lies in a queue that the source works off in order. Where the
+//! source died, whoever took its place does it; where nobody did, what is left is moved to `Q`.
 
 use crate::broker::{Binding, Counts, Order, Topology};
 use crate::control::Control;
-use crate::decide::Next;
+use crate::decide::{Next, source};
 use crate::effect::Effect;
 use crate::handoff::{bind_exchange, bind_queue, hold_to_s2, to_source, unbind_exchange};
 use crate::names::control_queue;
-use crate::observation::{BrokerView, Interest, Observation};
-use crate::phase::{Phase, Plan, Reached, Undo};
+use crate::observation::{BrokerView, Heir, Interest, Observation};
+use crate::phase::{Failure, Phase, PhaseName, Plan, Reached, Undo};
 use crate::spec::Settings;
 use crate::switch::{both_to_gate, remove};
 use crate::time::Time;
@@ -21,14 +22,14 @@ const WATCHED: u64 = 1_000;
 pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect> {
     let names = &plan.names;
     let (both, gate) = both_to_gate(plan);
+    let to_q = |from: &str| {
+        Effect::Topology(Topology::Move { from: from.to_owned(), to: names.primary.clone() })
+    };
     match step {
         Undo::Target => vec![Effect::DeleteTarget, Effect::UnpreferSource],
-        Undo::WorkOff | Undo::Settle => Vec::new(),
+        Undo::WorkOff | Undo::Settle | Undo::Heir(_) => Vec::new(),
         Undo::Divert => vec![to_source(plan, &names.s1)],
-        Undo::Rework => {
-            let side = if reached == Reached::CutB { &names.s2 } else { &names.s1 };
-            vec![to_source(plan, side)]
-        }
+        Undo::Rework => vec![to_source(plan, side_queue(plan, reached))],
         // Cut B may have been stored but not done: it is done now, so that one way back fits all.
         Undo::Regather => vec![bind_exchange(&both, gate), to_source(plan, &names.s1)],
         Undo::Continue => {
@@ -36,8 +37,15 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
             effects.extend(hold_to_s2(plan));
             effects
         }
+        Undo::Sweep => {
+            let mut effects = vec![bind_exchange(&both, gate)];
+            effects.extend(hold_to_s2(plan));
+            effects
+        }
         Undo::Unfeed => vec![unbind_exchange(&both, gate)],
         Undo::Purge => vec![Effect::Topology(Topology::Purge { queue: names.primary.clone() })],
+        Undo::Move if reached == Reached::CutB => vec![to_q(&names.s1), to_q(&names.s2)],
+        Undo::Move | Undo::MoveRest => vec![to_q(side_queue(plan, reached))],
         Undo::Refeed => vec![bind_queue(&names.primary, Binding::plain(&names.gate))],
         Undo::Return => {
             vec![Effect::Order(Order { pod: plan.source_pod.clone(), control: Control::EndReplay })]
@@ -54,9 +62,34 @@ pub(crate) fn interest(step: &Undo) -> Interest {
         Undo::Regather => Interest { s1: true, ..none },
         Undo::Continue => Interest { s2: true, ..none },
         Undo::Return => Interest { primary: true, s1: true, s2: true, ..none },
-        Undo::Unfeed | Undo::Purge => none,
-        Undo::Refeed | Undo::Settle | Undo::Rework => Interest { s1: true, s2: true, ..none },
+        Undo::Unfeed | Undo::Purge | Undo::Sweep => none,
+        Undo::Heir(_) => Interest { heir: true, ..none },
+        Undo::Refeed | Undo::Settle | Undo::Rework | Undo::Move | Undo::MoveRest => {
+            Interest { s1: true, s2: true, ..none }
+        }
         Undo::Remove => Interest { bindings: true, ..none },
+    }
+}
+
+/// A migration on its way back.
+struct Way<'a> {
+    plan: &'a Plan,
+    failure: &'a Failure,
+    during: PhaseName,
+    reached: Reached,
+    alone: bool,
+}
+
+impl Way<'_> {
+    fn to(&self, step: Undo) -> Next {
+        Next::go(Phase::Unwinding {
+            plan: self.plan.clone(),
+            failure: self.failure.clone(),
+            during: self.during,
+            reached: self.reached,
+            alone: self.alone,
+            step,
+        })
     }
 }
 
@@ -67,75 +100,150 @@ pub(crate) fn step(
     since: Time,
     now: Time,
 ) -> Next {
-    let Phase::Unwinding { plan, failure, during, reached, step } = phase else {
+    let Phase::Unwinding { plan, failure, during, reached, alone, step } = phase else {
         return Next::Wait(WATCHED, String::new());
     };
-    let to = |step: Undo| {
-        Next::go(Phase::Unwinding {
-            plan: plan.clone(),
-            failure: failure.clone(),
-            during: *during,
-            reached: *reached,
-            step,
-        })
-    };
+    let way = Way { plan, failure, during: *during, reached: *reached, alone: *alone };
     let Some(broker) = &seen.broker else {
         return Next::Wait(WATCHED, "the broker to answer; nothing is lost meanwhile".to_owned());
     };
-    let source = &plan.source_pod;
+    let waited = now.since(since);
     match step {
-        Undo::Target => target_gone(plan, *reached, seen, broker, to),
-        Undo::WorkOff if drained(broker.primary) => to(Undo::Divert),
-        Undo::Divert if one(broker.s1) && none(broker.primary) => to(Undo::Refeed),
-        Undo::Regather if one(broker.s1) && drained(broker.s1) => to(Undo::Continue),
-        Undo::Continue if one(broker.s2) => to(Undo::Unfeed),
-        Undo::Unfeed if now.since(since) >= settings.settle_ms => to(Undo::Purge),
-        Undo::Purge => to(Undo::Refeed),
-        Undo::Refeed => to(Undo::Settle),
-        Undo::Settle
-            if now.since(since) >= settings.settle_ms && drained(side(*reached, broker)) =>
-        {
-            to(Undo::Return)
-        }
-        // What came after the settling time would be deleted with the side queue: back to it.
-        Undo::Return if none(side(*reached, broker)) && !drained(side(*reached, broker)) => {
-            to(Undo::Rework)
-        }
-        Undo::Rework if one(side(*reached, broker)) => to(Undo::Settle),
-        Undo::Return if one(broker.primary) && none(side(*reached, broker)) => to(Undo::Remove),
+        Undo::Target => target_gone(&way, seen, broker),
+        Undo::Heir(resume) => inherited(&way, resume, settings, seen, waited),
+        Undo::Sweep => way.to(Undo::Unfeed),
+        Undo::Move | Undo::MoveRest => moved(&way, step, broker),
         Undo::Remove if whole(plan, broker) => {
             Next::go(Phase::Failed { failure: failure.clone(), rolled_back: true })
         }
+        Undo::Remove => Next::Wait(POLL, format!("the bindings of {}", plan.names.primary)),
+        _ if !way.alone && lost(plan, seen) => way.to(Undo::Heir(Box::new(resume(step)))),
+        _ => worked_off(&way, step, settings, broker, waited),
+    }
+}
+
+/// The steps in which the source works off what is left.
+fn worked_off(
+    way: &Way,
+    step: &Undo,
+    settings: &Settings,
+    broker: &BrokerView,
+    waited: u64,
+) -> Next {
+    let source = &way.plan.source_pod;
+    let side = side(way.reached, broker);
+    let settled = waited >= settings.settle_ms;
+    match step {
+        Undo::WorkOff if drained(broker.primary) => way.to(Undo::Divert),
+        Undo::Divert if one(broker.s1) && none(broker.primary) => way.to(Undo::Refeed),
+        Undo::Regather if one(broker.s1) && drained(broker.s1) => match way.reached {
+            // `Q` has the rest, fed as it is.
+            Reached::Rest => way.to(Undo::Settle),
+            _ => way.to(Undo::Continue),
+        },
+        Undo::Continue if one(broker.s2) => way.to(Undo::Unfeed),
+        Undo::Unfeed if settled => way.to(Undo::Purge),
+        Undo::Purge if way.alone => way.to(Undo::Move),
+        Undo::Purge => way.to(Undo::Refeed),
+        Undo::Refeed => way.to(Undo::Settle),
+        Undo::Settle if settled && way.alone => way.to(Undo::MoveRest),
+        Undo::Settle if settled && drained(side) => way.to(Undo::Return),
+        // What came after the settling time would be deleted with the side queue: back to it.
+        Undo::Return if none(side) && !drained(side) => way.to(Undo::Rework),
+        Undo::Return if one(broker.primary) && none(side) => way.to(Undo::Remove),
+        Undo::Rework if one(side) => way.to(Undo::Settle),
         Undo::Unfeed => Next::Wait(POLL, "deliveries that trail the unbind".to_owned()),
         Undo::WorkOff | Undo::Regather | Undo::Settle => {
             Next::Wait(POLL, format!("source pod {source} to work off its side queue"))
         }
-        Undo::Divert | Undo::Continue | Undo::Return | Undo::Rework => {
-            Next::Wait(POLL, format!("source pod {source} to obey"))
-        }
-        Undo::Remove => Next::Wait(POLL, format!("the bindings of {}", plan.names.primary)),
+        _ => Next::Wait(POLL, format!("source pod {source} to obey")),
     }
 }
 
-fn target_gone(
-    plan: &Plan,
-    reached: Reached,
+/// The run of the container that the plan names has ended, or is about to.
+fn lost(plan: &Plan, seen: &Observation) -> bool {
+    let Some(pod) = source(plan, seen) else { return true };
+    let same = |id: &str| id == plan.source_container_id;
+    pod.terminating || !pod.statuses.get(&plan.container).is_some_and(|found| same(&found.id))
+}
+
+/// The step with which whoever took the source's place goes on: it consumes `Q`, as ever, and must
+/// be told again where the rest is.
+fn resume(step: &Undo) -> Undo {
+    match step {
+        Undo::Divert | Undo::WorkOff => Undo::WorkOff,
+        Undo::Continue | Undo::Unfeed | Undo::Purge => Undo::Continue,
+        Undo::Refeed | Undo::Settle | Undo::Rework | Undo::Return => Undo::Rework,
+        other => other.clone(),
+    }
+}
+
+fn inherited(
+    way: &Way,
+    resume: &Undo,
+    settings: &Settings,
     seen: &Observation,
-    broker: &BrokerView,
-    to: impl Fn(Undo) -> Next,
+    waited: u64,
 ) -> Next {
+    if let Some(heir) = seen.heir.as_ref().filter(|heir| heir.listens) {
+        let plan = &succeeded(way.plan, heir);
+        // No target has ever consumed `Q`: it still has everything since cut B.
+        let untouched = way.during == PhaseName::Checkpointing && *resume == Undo::Regather;
+        let reached = if untouched { Reached::Rest } else { way.reached };
+        return Way { plan, reached, ..*way }.to(resume.clone());
+    }
+    let limit = settings.deadlines.heir;
+    if waited < limit {
+        let pod = &way.plan.source_pod;
+        return Next::Wait(POLL, format!("someone to take the place of source pod {pod}"));
+    }
+    Way { alone: true, ..*way }.to(match resume {
+        Undo::WorkOff => Undo::Move,
+        Undo::Rework => Undo::MoveRest,
+        _ => Undo::Sweep,
+    })
+}
+
+fn succeeded(plan: &Plan, heir: &Heir) -> Plan {
+    Plan {
+        source_pod: heir.pod.clone(),
+        source_uid: heir.uid.clone(),
+        source_container_id: heir.container_id.clone(),
+        ..plan.clone()
+    }
+}
+
+fn moved(way: &Way, step: &Undo, broker: &BrokerView) -> Next {
+    let done = match step {
+        Undo::Move if way.reached == Reached::CutB => drained(broker.s1) && drained(broker.s2),
+        _ => drained(side(way.reached, broker)),
+    };
+    match step {
+        // Deliveries that trail a cut come one by one: this is done again until none is left.
+        _ if !done => way.to(step.clone()),
+        Undo::Move => way.to(Undo::Refeed),
+        _ => way.to(Undo::Remove),
+    }
+}
+
+fn target_gone(way: &Way, seen: &Observation, broker: &BrokerView) -> Next {
+    let plan = way.plan;
     if seen.target.is_some() {
         return Next::Wait(WATCHED, format!("target pod {} to be gone", plan.target_pod));
     }
+    let first = match way.reached {
+        Reached::Installed => return way.to(Undo::Remove),
+        Reached::CutA => Undo::WorkOff,
+        Reached::CutB | Reached::Rest => Undo::Regather,
+    };
+    if lost(plan, seen) {
+        return way.to(Undo::Heir(Box::new(first)));
+    }
     // The kubelet has confirmed the pod's end; the broker must have noticed it too.
-    if reached == Reached::CutB && !none(broker.primary) {
+    if way.reached == Reached::CutB && !none(broker.primary) {
         return Next::Wait(POLL, format!("queue {} to have no consumer", plan.names.primary));
     }
-    match reached {
-        Reached::Installed => to(Undo::Remove),
-        Reached::CutA => to(Undo::WorkOff),
-        Reached::CutB => to(Undo::Regather),
-    }
+    way.to(first)
 }
 
 fn drained(counts: Option<Counts>) -> bool {
@@ -151,9 +259,16 @@ fn none(counts: Option<Counts>) -> bool {
 }
 
 /// The queue that holds the rest for the source.
+fn side_queue(plan: &Plan, reached: Reached) -> &str {
+    match reached {
+        Reached::Installed | Reached::CutA | Reached::Rest => &plan.names.s1,
+        Reached::CutB => &plan.names.s2,
+    }
+}
+
 fn side(reached: Reached, broker: &BrokerView) -> Option<Counts> {
     match reached {
-        Reached::Installed | Reached::CutA => broker.s1,
+        Reached::Installed | Reached::CutA | Reached::Rest => broker.s1,
         Reached::CutB => broker.s2,
     }
 }

@@ -1,10 +1,11 @@
 //! Each change done twice is done once; the survey tells what is there; orders arrive.
 
 use futures::FutureExt as _;
-use shadow_protocol::broker::{Binding, Order, QueueType, Topology};
+use shadow_protocol::broker::{Binding, Counts, Order, QueueType, Topology};
 use shadow_protocol::control::{Control, Role};
 use shadow_protocol::names::control_queue;
 
+use super::ledger::payload;
 use super::plant::{Feed, Plant};
 use super::{Case, Failure, Habits, Ledger, Outcome, PATIENCE, Stage, ensure, eventually};
 use crate::Session;
@@ -13,9 +14,40 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         Case { name: "changes_are_idempotent", run: |s| idempotent(s).boxed() },
         Case { name: "bindings_with_arguments", run: |s| arguments(s).boxed() },
+        Case { name: "moving", run: |s| moving(s).boxed() },
         Case { name: "survey", run: |s| survey(s).boxed() },
         Case { name: "orders", run: |s| orders(s).boxed() },
     ]
+}
+
+/// More than one batch, moved behind what is there already, in order; an empty queue is no error.
+async fn moving(stage: Stage) -> Outcome {
+    const MESSAGES: u64 = 250;
+    let (from, to) = (stage.name("from"), stage.name("to"));
+    stage.rig.remove(&[&from, &to], &[]).await?;
+    let session = stage.session("moving").await?;
+    session.apply(&Topology::DeclareSideQueue { name: from.clone() }).await?;
+    stage.rig.declare_queue(&to, &QueueType::Classic).await?;
+    for (queue, range) in [(&to, 1..=5), (&from, 6..=MESSAGES)] {
+        let mut publisher = stage.rig.publisher("", queue, true).await?;
+        for sequence in range {
+            publisher.publish(&payload(1, sequence)).await?;
+        }
+    }
+    twice(session.as_ref(), Topology::Move { from: from.clone(), to: to.clone() }).await?;
+    let left = session.counts(&from).await?;
+    ensure(left == Some(Counts::default()), || format!("{left:?} left behind"))?;
+    let mut consumer = stage.rig.consumer(&to, 50).await?;
+    for sequence in 1..=MESSAGES {
+        let message = consumer.next().await?.ok_or(Failure("no more messages".to_owned()))?;
+        let right = message.payload == payload(1, sequence);
+        ensure(right, || format!("message {sequence} is another one"))?;
+        consumer.ack(message.tag, false).await?;
+    }
+    consumer.close().await;
+    session.close().await;
+    stage.rig.remove(&[&from, &to], &[]).await?;
+    Ok(format!("{MESSAGES} messages in order"))
 }
 
 async fn twice(session: &dyn Session, change: Topology) -> Result<(), Failure> {

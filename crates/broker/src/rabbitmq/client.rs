@@ -28,6 +28,8 @@ pub(super) enum Role {
     Topology,
     /// Publishes orders.
     Publisher,
+    /// Moves messages from queue to queue.
+    Mover,
 }
 
 impl Role {
@@ -35,6 +37,7 @@ impl Role {
         match self {
             Self::Topology => "topology",
             Self::Publisher => "publisher",
+            Self::Mover => "mover",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! session ─┬─ topology connection    lock queue, declare, bind, delete, count; never publishes
 //!          ├─ publisher connection   orders, confirmed; replaced after a timeout
+//!          ├─ mover connection       while something is moved from queue to queue
 //!          └─ management API         bindings, consumers, figures, policies, connections
 //! ```
 //!
@@ -20,6 +21,7 @@ mod address;
 mod client;
 mod emptiness;
 mod management;
+mod moving;
 mod order;
 mod policy;
 mod session;

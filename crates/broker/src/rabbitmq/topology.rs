@@ -80,6 +80,7 @@ impl RabbitSession {
             }
             Topology::DeleteExchange { name } => self.delete_exchange(name).await,
             Topology::DeleteQueue { name } => self.delete_queue(name).await,
+            Topology::Move { from, to } => self.move_messages(from, to).await,
             Topology::Purge { queue } => self.purge(queue).await,
         }
     }

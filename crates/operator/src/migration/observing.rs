@@ -1,0 +1,166 @@
+//! What a migration sees before it decides: the cluster's part from the stores, the broker's part
+//! asked for as far as the present state needs it.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use shadow_protocol::decide::interest;
+use shadow_protocol::names::{Names, control_queue, lock_queue};
+use shadow_protocol::observation::{BrokerView, Heir, Observation, Preflight};
+use shadow_protocol::pending::target_name;
+use shadow_protocol::phase::{Phase, Plan, State};
+use shadow_protocol::spec::Spec;
+
+use super::Migration;
+use crate::decide as mapping;
+use crate::observe::{self, broker_trouble};
+
+impl Migration {
+    pub(super) async fn observe(&mut self, spec: &Spec, state: &State) -> Observation {
+        let wanted = interest(&state.phase);
+        let namespace = self.object.namespace().unwrap_or_default();
+        let name = self.object.name_any();
+        let context = self.context.clone();
+        let cluster = &context.cluster;
+        let pod = |pod_name: &str| {
+            let found = cluster.pod(&namespace, pod_name)?;
+            Some(observe::pod(cluster, &found, spec.container.as_deref(), &name))
+        };
+        let target = target_name(&spec.source_pod);
+        let target = pod(state.phase.plan().map_or(target.as_str(), |plan| &plan.target_pod));
+        let job_name = crate::transfer_job::job_name(&self.object);
+        let job = wanted
+            .job
+            .then(|| cluster.job(&namespace, &job_name))
+            .flatten()
+            .map(|job| observe::job(cluster, &job));
+        let prepull = wanted
+            .prepull
+            .then(|| cluster.pod(&namespace, &crate::prepull::pod_name(&self.object)))
+            .flatten()
+            .map(|pod| crate::prepull::progress(&pod));
+        let broker = self.look_at_broker(spec, state).await;
+        let preflight = if wanted.preflight {
+            let source = cluster.pod(&namespace, &spec.source_pod);
+            Some(self.preflight(spec, source.as_deref(), target.is_some()).await)
+        } else {
+            None
+        };
+        let heir = match state.phase.plan() {
+            Some(plan) if wanted.heir => self.heir(&namespace, plan).await,
+            _ => None,
+        };
+        Observation {
+            acted: self.memory.acted,
+            trouble: self.memory.trouble.clone(),
+            source: pod(&spec.source_pod),
+            heir,
+            target: target.filter(|pod| pod.ours),
+            preflight,
+            job,
+            prepull,
+            archive: self.memory.archive.clone(),
+            broker,
+        }
+    }
+
+    async fn heir(&self, namespace: &str, plan: &Plan) -> Option<Heir> {
+        let mut heir = observe::heir(&self.context.cluster, namespace, plan)?;
+        let session = self.memory.session.as_deref()?;
+        // A failure shows in the broker's part of the observation.
+        let control = session.counts(&control_queue(&heir.pod)).await;
+        heir.listens = matches!(control, Ok(Some(_)));
+        Some(heir)
+    }
+
+    async fn preflight(
+        &mut self,
+        spec: &Spec,
+        source: Option<&Pod>,
+        target_exists: bool,
+    ) -> Preflight {
+        if !matches!(self.memory.registry, Some(Ok(())))
+            && let Some(repository) = &spec.repository
+        {
+            self.memory.registry = Some(crate::registry::ping(repository).await);
+        }
+        Preflight {
+            nodes: observe::nodes(&self.context.cluster, source),
+            name_taken: target_exists,
+            registry: self.memory.registry.clone(),
+            survey: self.memory.survey.clone(),
+            unready_siblings: 0,
+        }
+    }
+
+    /// The broker's part of the observation. Before the lock is held nothing is asked; a lost
+    /// connection is opened again and the present step begins anew.
+    async fn look_at_broker(&mut self, spec: &Spec, state: &State) -> Option<BrokerView> {
+        let queue = spec.queue.as_ref()?;
+        if state.phase.is_final() {
+            return None;
+        }
+        if matches!(state.phase, Phase::Pending) && !self.memory.acted {
+            return None;
+        }
+        let found = self.ask_broker(spec, state, queue).await;
+        match found {
+            Ok(view) => {
+                if self.memory.acted {
+                    self.memory.trouble = None;
+                    self.memory.failures = 0;
+                }
+                self.memory.broker = Some(view.clone());
+                Some(view)
+            }
+            Err(error) => {
+                let trouble = broker_trouble(&error);
+                tracing::warn!(message = trouble.message, "broker");
+                self.memory.fail(trouble);
+                None
+            }
+        }
+    }
+
+    async fn ask_broker(
+        &mut self,
+        spec: &Spec,
+        state: &State,
+        queue: &str,
+    ) -> Result<BrokerView, shadow_broker::Error> {
+        self.connect(queue).await?;
+        let Some(session) = self.memory.session.as_deref() else {
+            return Ok(BrokerView::default());
+        };
+        let wanted = interest(&state.phase);
+        if wanted.preflight {
+            let survey = session.survey(queue, &control_queue(&spec.source_pod)).await?;
+            let there = survey.queue.is_some();
+            self.memory.survey = Some(survey);
+            if !there {
+                return Ok(BrokerView::default());
+            }
+        }
+        observe::broker(session, &Names::new(queue, &spec.uid), wanted).await
+    }
+
+    /// Makes sure that there is a living session that holds the lock.
+    pub(super) async fn connect(&mut self, queue: &str) -> Result<(), shadow_broker::Error> {
+        if self.memory.session.as_ref().is_some_and(|session| session.alive()) {
+            return Ok(());
+        }
+        if let Some(dead) = self.memory.session.take() {
+            dead.close().await;
+            self.memory.next_step();
+        }
+        let target = mapping::broker_target(&self.context.cluster.client, &self.object).await?;
+        let name =
+            format!("{}/{}", self.object.namespace().unwrap_or_default(), self.object.name_any());
+        let session = self.context.connector.open(&target, &name).await?;
+        if let Err(error) = session.lock(&lock_queue(queue)).await {
+            session.close().await;
+            return Err(error);
+        }
+        self.memory.session = Some(session);
+        Ok(())
+    }
+}

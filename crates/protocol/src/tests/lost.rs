@@ -1,0 +1,185 @@
+//! The way back when the source has died: somebody takes its place, or nobody does.
+
+use super::*;
+use crate::observation::Heir;
+use crate::phase::Reached;
+
+fn heir(listens: bool) -> Heir {
+    Heir { pod: "consumer-1".into(), uid: "heir".into(), container_id: "c9".into(), listens }
+}
+
+/// The first state on the way forward that `wanted` picks.
+fn state(wanted: impl Fn(&Phase) -> bool) -> State {
+    let (states, _) = drive(None);
+    states.into_iter().find(|state| wanted(&state.phase)).expect("reached")
+}
+
+/// Drives to the end from `state`, in which the source dies.
+fn bereaved(mut state: State, heir: Option<&Heir>) -> (Vec<State>, Vec<Effect>) {
+    let settings = Settings::default();
+    let mut now = state.since;
+    let (mut states, mut effects) = (Vec::new(), Vec::new());
+    for _ in 0..100 {
+        if state.phase.is_final() {
+            return (states, effects);
+        }
+        now = Time(now.0 + 2_100);
+        let mut seen = obliging(&state.phase);
+        let empty = Some(Counts::default());
+        let broker = seen.broker.as_mut().expect("there");
+        seen.heir = heir.cloned();
+        seen.source = state
+            .phase
+            .plan()
+            .filter(|plan| plan.source_uid == "heir")
+            .map(|plan| Pod { owner: plan.owner.clone(), ..pod("heir", "worker-1", "c9") });
+        if matches!(&state.phase, Phase::Unwinding { step: Undo::Divert, .. }) {
+            broker.primary = empty;
+        }
+        let decision = decide(&spec(), &settings, &state, &seen, now);
+        if decision.state != state {
+            effects.extend(decision.effects);
+            state = decision.state;
+            states.push(state.clone());
+        }
+    }
+    panic!("no end, last {:?}", states.last());
+}
+
+fn steps(states: &[State]) -> Vec<Undo> {
+    let step = |state: &State| match &state.phase {
+        Phase::Unwinding { step, .. } => Some(step.clone()),
+        _ => None,
+    };
+    states.iter().filter_map(step).collect()
+}
+
+fn failed_as(states: &[State]) -> &str {
+    let Some(Phase::Failed { failure, rolled_back: true }) = states.last().map(|s| &s.phase) else {
+        panic!("not rolled back")
+    };
+    &failure.reason
+}
+
+fn ordered_to(effects: &[Effect], pod: &str) -> Vec<Option<String>> {
+    let order = |effect: &Effect| match effect {
+        Effect::Order(order) if order.pod == pod => Some(match &order.control {
+            Control::StartReplay { queue, .. } => Some(queue.clone()),
+            Control::EndReplay => None,
+        }),
+        _ => None,
+    };
+    effects.iter().filter_map(order).collect()
+}
+
+fn moved(effects: &[Effect]) -> Vec<&str> {
+    let from = |effect| match effect {
+        &Effect::Topology(Topology::Move { ref from, ref to }) if to == Q => Some(from.as_str()),
+        _ => None,
+    };
+    effects.iter().filter_map(from).collect()
+}
+
+fn is_purge(effect: &Effect) -> bool {
+    matches!(effect, Effect::Topology(Topology::Purge { .. }))
+}
+
+#[test]
+fn before_cut_b_the_heir_works_off_the_first_side_queue() {
+    let before = state(|p| matches!(p, Phase::Checkpointing { step: CutStep::Empty { .. }, .. }));
+    let s1 = before.phase.plan().expect("a plan").names.s1.clone();
+    let (states, effects) = bereaved(before, Some(&heir(true)));
+    assert_eq!(failed_as(&states), "SourceLost");
+    assert_eq!(ordered_to(&effects, "consumer-1"), [Some(s1), None]);
+    assert!(!effects.iter().any(is_purge));
+}
+
+#[test]
+fn before_the_checkpoint_the_heir_works_off_the_rest_and_finds_what_is_new_in_its_queue() {
+    let before = state(|p| matches!(p, Phase::Checkpointing { step: CutStep::Freeze { .. }, .. }));
+    let s1 = before.phase.plan().expect("a plan").names.s1.clone();
+    let (states, effects) = bereaved(before, Some(&heir(true)));
+    assert_eq!(failed_as(&states), "SourceLost");
+    assert_eq!(ordered_to(&effects, "consumer-1"), [Some(s1), None]);
+    assert!(!effects.iter().any(is_purge), "nobody has consumed the queue's copy");
+    let rest = |s: &State| matches!(s.phase, Phase::Unwinding { reached: Reached::Rest, .. });
+    assert!(states.iter().any(rest));
+}
+
+#[test]
+fn where_nobody_obeys_what_is_left_is_moved_in_order() {
+    for heir in [None, Some(heir(false))] {
+        let before =
+            state(|p| matches!(p, Phase::Checkpointing { step: CutStep::Empty { .. }, .. }));
+        let names = before.phase.plan().expect("a plan").names.clone();
+        let (states, effects) = bereaved(before, heir.as_ref());
+        assert_eq!(failed_as(&states), "SourceLost");
+        assert_eq!(moved(&effects), [&names.s1, &names.s1]);
+        let fed = position(&effects, |e| {
+            matches!(e, Effect::Topology(Topology::BindQueue { queue, binding })
+                if queue == Q && binding.source == names.gate)
+        });
+        let first = position(&effects, |e| matches!(e, Effect::Topology(Topology::Move { .. })));
+        assert!(first < fed, "the old before the new");
+
+        let before =
+            state(|p| matches!(p, Phase::Checkpointing { step: CutStep::Freeze { .. }, .. }));
+        let (states, effects) = bereaved(before, heir.as_ref());
+        assert_eq!(failed_as(&states), "SourceLost");
+        assert_eq!(moved(&effects), [&names.s1, &names.s2, &names.s2]);
+        let purged = position(&effects, is_purge);
+        assert!(
+            purged < position(&effects, |e| matches!(e, Effect::Topology(Topology::Move { .. })))
+        );
+        assert!(steps(&states).contains(&Undo::Sweep));
+    }
+}
+
+#[test]
+fn a_source_that_dies_on_the_way_back_is_succeeded_too() {
+    let (forward, _) = drive(None);
+    let replaying = forward.iter().position(|s| s.phase.name() == PhaseName::Replaying);
+    let (states, _) = drive(replaying);
+    let back = states.iter().filter(|s| matches!(s.phase, Phase::Unwinding { .. }));
+    for state in back {
+        let Phase::Unwinding { step, .. } = &state.phase else { continue };
+        let (after, effects) = bereaved(state.clone(), Some(&heir(true)));
+        assert_eq!(failed_as(&after), "Aborted");
+        let needed = !matches!(step, Undo::Remove);
+        let orders = ordered_to(&effects, "consumer-1");
+        assert_eq!(orders.last(), needed.then_some(&None), "from {step:?}: {orders:?}");
+        // What has been fed again must not be dropped.
+        if matches!(step, Undo::Refeed | Undo::Settle | Undo::Return | Undo::Rework) {
+            assert!(!effects.iter().any(is_purge), "from {step:?}");
+        }
+    }
+}
+
+#[test]
+fn in_mode_drain_the_target_must_get_on() {
+    let settings = Settings::default();
+    let limit = settings.deadlines.progress;
+    let mut start = state(|p| p.name() == PhaseName::Replaying);
+    if let Phase::Replaying { plan, progress, .. } = &mut start.phase {
+        plan.mode = ReplayMode::Drain;
+        progress.lag = 5_000;
+        progress.at = start.since;
+    }
+    let ask = |state: &State, lag: u64, waited: u64| {
+        let mut seen = obliging(&state.phase);
+        let broker = seen.broker.as_mut().expect("there");
+        broker.primary = Some(Counts { ready: lag, consumers: 1 });
+        broker.s2 = Some(Counts { ready: 0, consumers: 1 });
+        decide(&spec(), &settings, state, &seen, Time(start.since.0 + waited)).state
+    };
+    assert_eq!(ask(&start, 6_000, limit - 1), start, "there is still time");
+    assert_eq!(ask(&start, 4_000, 10), start, "not every message is written down");
+    let on = ask(&start, 4_000, limit / 3);
+    assert!(matches!(&on.phase, Phase::Replaying { progress, .. } if progress.lag == 4_000));
+    let Phase::Unwinding { failure, .. } = ask(&start, 5_000, limit).phase else {
+        panic!("waits for ever")
+    };
+    assert_eq!(failure.reason, "NoProgress");
+    let done = ask(&on, 0, 500_000);
+    assert_eq!(done.phase.name(), PhaseName::Finalizing, "however long it takes");
+}
