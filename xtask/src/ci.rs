@@ -9,6 +9,9 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use shadow_lab::Lab;
 
+/// The version that `deny.toml` is written for.
+const CARGO_DENY: &str = "0.20.2";
+
 /// Debian packages that tests run against: a broker and a registry of their own on loopback.
 const PACKAGES: [&str; 4] = ["rabbitmq-server", "python3-pika", "docker-registry", "apache2-utils"];
 
@@ -19,6 +22,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
     cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
     cargo(&["xtask", "crds", "--check"])?;
     cargo(&["xtask", "check-deps"])?;
+    deny()?;
     let lab = shadow_lab::up(2)?;
     let tested = with_lab(&lab);
     shadow_lab::down()?;
@@ -84,6 +88,23 @@ fn packages() -> anyhow::Result<()> {
             // The tests start their own; the packages' services stay off.
             .env("RUNLEVEL", "1"),
     )
+}
+
+/// Licences, sources and banned crates. Advisories come from a database on the network, which a
+/// run that must always give the same answer leaves out: `cargo deny check advisories`.
+fn deny() -> anyhow::Result<()> {
+    let tools = shadow_e2e::root().join(format!("target/tools/cargo-deny-{CARGO_DENY}"));
+    let program = tools.join("bin/cargo-deny");
+    if !program.exists() {
+        let root = tools.display().to_string();
+        let install = ["install", "cargo-deny", "--locked", "--version", CARGO_DENY, "--quiet"];
+        cargo(&[&install[..], &["--root", &root]].concat())?;
+    }
+    finish(Command::new(program).args(["--log-level", "error", "check"]).args([
+        "bans",
+        "licenses",
+        "sources",
+    ]))
 }
 
 fn cargo(arguments: &[&str]) -> anyhow::Result<()> {

@@ -88,6 +88,11 @@ pub trait Session: Send + Sync {
     ///    begins it, and any sign of life in the queue begins it again.
     async fn emptiness(&self, queue: &str) -> Result<Emptiness, Error>;
 
+    /// Whether the broker proves that nothing of `queue` is delivered and not acknowledged, however
+    /// many messages wait in it. As [`Self::emptiness`], by the first two proofs only: where neither
+    /// applies, the answer is never yes.
+    async fn quiet(&self, queue: &str) -> Result<Emptiness, Error>;
+
     /// Closes the connections; the lock goes with them.
     async fn close(&self);
 }

@@ -8,10 +8,11 @@ use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use serde::Deserialize;
 use shadow_broker::Session;
-use shadow_protocol::names::Names;
+use shadow_protocol::names::{Names, control_queue};
 use shadow_protocol::observation::{
     BrokerView, Container, Heir, Interest, Job, Node, Owner, Pod, Trouble,
 };
+use shadow_protocol::pending::REMEMBERS;
 use shadow_protocol::phase::{Evidence, Plan};
 
 use crate::cluster::Cluster;
@@ -42,6 +43,7 @@ pub fn pod(cluster: &Cluster, pod: &core::Pod, container: Option<&str>, migratio
         owner: owner(cluster, pod),
         statuses: statuses(pod, &spec, &status),
         problems: chosen.map(|name| pod_problems(pod, &name)).unwrap_or_default(),
+        remembers: pod.annotations().get(REMEMBERS).is_some_and(|value| value == "true"),
         waiting: waiting(&status),
         ours: pod.labels().get(shadow_api::LABEL_MIGRATION).is_some_and(|name| name == migration),
         containers,
@@ -224,6 +226,7 @@ fn report(pod: &core::Pod) -> Option<TransferReport> {
 pub async fn broker(
     session: &dyn Session,
     names: &Names,
+    target_pod: &str,
     interest: Interest,
 ) -> Result<BrokerView, shadow_broker::Error> {
     let mut view = BrokerView::default();
@@ -242,11 +245,20 @@ pub async fn broker(
     if interest.park {
         view.park = session.counts(&names.park).await?;
     }
+    if interest.park2 {
+        view.park2 = session.counts(&names.park2).await?;
+    }
+    if interest.primary_quiet {
+        view.primary_quiet = Some(session.quiet(&names.primary).await?);
+    }
     if interest.primary_empty {
         view.primary_empty = Some(session.emptiness(&names.primary).await?);
     }
     if interest.s1_empty {
         view.s1_empty = Some(session.emptiness(&names.s1).await?);
+    }
+    if interest.target_control {
+        view.target_control = session.counts(&control_queue(target_pod)).await?;
     }
     if interest.totals {
         view.totals = Some(Evidence {

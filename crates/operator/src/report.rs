@@ -9,7 +9,7 @@ use shadow_api::{HandoffStatus, StatefulMigration, StatefulMigrationStatus};
 use shadow_protocol::broker::Totals;
 use shadow_protocol::decide::Decision;
 use shadow_protocol::observation::{Observation, Owner};
-use shadow_protocol::phase::{CutStep, FORMAT_VERSION, Phase, PhaseName, State};
+use shadow_protocol::phase::{CutStep, FORMAT_VERSION, ParkStep, Phase, PhaseName, State};
 use shadow_protocol::spec::ReplayMode;
 use shadow_protocol::time::Time;
 
@@ -91,21 +91,20 @@ fn handoff(
             ready: Some(0),
             unacked: Some(0),
         };
-        handoff.proof.get_or_insert_default().cuts = BTreeMap::from([
-            ("A".to_owned(), cut(taken.cuts.a)),
-            ("B".to_owned(), cut(taken.cuts.b)),
-        ]);
+        if let Some(cuts) = taken.cuts {
+            handoff.proof.get_or_insert_default().cuts =
+                BTreeMap::from([("A".to_owned(), cut(cuts.a)), ("B".to_owned(), cut(cuts.b))]);
+        }
     }
-    if let Phase::Completed { evidence, .. } = phase {
+    if let Phase::Completed { evidence, taken, .. } = phase {
         let proof = handoff.proof.get_or_insert_default();
         proof.target_restarts = Some(0);
-        proof.queues = [
-            (&plan.names.primary, evidence.primary),
-            (&plan.names.s1, evidence.s1),
-            (&plan.names.s2, evidence.s2),
-        ]
-        .map(|(name, totals)| (name.clone(), counted(totals)))
-        .into();
+        let names = &plan.names;
+        proof.queues.insert(names.primary.clone(), counted(evidence.primary));
+        if taken.cuts.is_some() {
+            proof.queues.insert(names.s1.clone(), counted(evidence.s1));
+            proof.queues.insert(names.s2.clone(), counted(evidence.s2));
+        }
     }
     Some(handoff)
 }
@@ -151,6 +150,12 @@ fn step_name(phase: &Phase) -> &'static str {
             CutStep::Drain(_) | CutStep::Recall(_) | CutStep::Quiesce(_) => "quiescing the source",
             CutStep::Freeze { .. } => "taking the checkpoint",
             CutStep::Continue { .. } => "letting the source go on",
+            CutStep::Park(step) => match step {
+                ParkStep::Declare => "preparing the park queues",
+                ParkStep::Stop => "parking the source",
+                ParkStep::Freeze { .. } => "taking the checkpoint",
+                ParkStep::Leave { .. } => "making room for the copy",
+            },
         },
         Phase::Transferring { .. } => "sending the checkpoint to the registry",
         Phase::Restoring { .. } => "restoring the checkpoint on the target node",
@@ -214,7 +219,10 @@ pub fn standing_still(phase: &Phase) -> bool {
     matches!(
         phase,
         Phase::Checkpointing {
-            step: CutStep::Quiesce(_) | CutStep::Freeze { .. } | CutStep::Continue { .. },
+            step: CutStep::Quiesce(_)
+                | CutStep::Freeze { .. }
+                | CutStep::Continue { .. }
+                | CutStep::Park(ParkStep::Stop | ParkStep::Freeze { .. }),
             ..
         }
     )

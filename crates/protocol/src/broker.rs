@@ -208,6 +208,8 @@ pub struct Survey {
     pub consumers: Vec<Consumer>,
     /// What the primary queue has seen so far.
     pub totals: Totals,
+    /// Messages acknowledged per second of late; absent when nothing is known.
+    pub service_rate: Option<u64>,
     /// Whether the source's control queue exists.
     pub control_queue: bool,
     /// Memory or disk alarms in force, a sentence each.

@@ -3,7 +3,7 @@
 
 use crate::effect::Effect;
 use crate::observation::{Interest, Observation, Pod};
-use crate::phase::{CutStep, Failure, Phase, Plan, Reached, State, SwitchStep, Undo};
+use crate::phase::{CutStep, Failure, ParkStep, Phase, Plan, Reached, State, SwitchStep, Undo};
 use crate::spec::{ReplayMode, Settings, Spec};
 use crate::time::Time;
 use crate::{handoff, pending, switch, unwind};
@@ -59,12 +59,17 @@ pub fn interest(phase: &Phase) -> Interest {
     match phase {
         Phase::Pending => Interest { preflight: true, primary: true, ..Interest::default() },
         Phase::Checkpointing { step, .. } => handoff::interest(step),
-        Phase::Transferring { .. } => Interest { job: true, s1: true, ..Interest::default() },
+        Phase::Transferring { taken, .. } => {
+            Interest { job: true, s1: taken.cuts.is_some(), ..Interest::default() }
+        }
+        Phase::Restoring { plan, .. } if plan.mode == ReplayMode::Park => {
+            Interest { park: true, ..Interest::default() }
+        }
         Phase::Restoring { .. } | Phase::Replaying { .. } => {
             Interest { primary: true, s1: true, s2: true, ..Interest::default() }
         }
-        Phase::Finalizing { step, .. } => switch::interest(*step),
-        Phase::Unwinding { step, .. } => unwind::interest(step),
+        Phase::Finalizing { plan, step, .. } => switch::interest(plan, *step),
+        Phase::Unwinding { reached, step, .. } => unwind::interest(*reached, step),
         Phase::Completed { .. } | Phase::Failed { .. } => Interest::default(),
     }
 }
@@ -145,12 +150,27 @@ fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
         | Phase::Transferring { .. }
         | Phase::Restoring { .. }
         | Phase::Replaying { .. }
-        | Phase::Finalizing { step: SwitchStep::Open | SwitchStep::Overlap, .. } => true,
+        | Phase::Finalizing { step: SwitchStep::Open(None) | SwitchStep::Overlap(None), .. } => {
+            true
+        }
         // Once the source is going, only forward is left.
-        Phase::Finalizing { step: SwitchStep::Replace, plan, .. } => {
+        Phase::Finalizing { step: SwitchStep::Replace(None), plan, .. } => {
             source(plan, seen).is_some_and(|pod| !pod.terminating)
         }
-        Phase::Finalizing { step: SwitchStep::Retire(_) | SwitchStep::Remove(..), .. }
+        // The order may have been read, unless it is there still and its reader is gone.
+        Phase::Finalizing { step: SwitchStep::Hand, .. } => {
+            let unread = seen.broker.as_ref().and_then(|broker| broker.target_control);
+            seen.target.is_none() && unread.is_some_and(|counts| counts.ready > 0)
+        }
+        Phase::Finalizing {
+            step:
+                SwitchStep::Open(Some(_))
+                | SwitchStep::Overlap(Some(_))
+                | SwitchStep::Replace(Some(_))
+                | SwitchStep::Retire(_)
+                | SwitchStep::Remove(..),
+            ..
+        }
         | Phase::Completed { .. }
         | Phase::Unwinding { .. }
         | Phase::Failed { .. } => false,
@@ -164,7 +184,7 @@ pub(crate) fn source<'a>(plan: &Plan, seen: &'a Observation) -> Option<&'a Pod> 
 
 fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now: Time) -> Next {
     match &state.phase {
-        Phase::Pending => pending::step(spec, seen),
+        Phase::Pending => pending::step(spec, settings, seen),
         Phase::Checkpointing { plan, step } => {
             handoff::step(plan, step, settings, seen, state.since, now)
         }
@@ -189,6 +209,11 @@ fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
         Phase::Pending => Some(limits.preflight),
         Phase::Checkpointing { step, .. } => Some(match step {
             CutStep::Install | CutStep::CutB { .. } => limits.broker,
+            CutStep::Park(step) => match step {
+                ParkStep::Declare => limits.proof,
+                ParkStep::Stop | ParkStep::Leave { .. } => limits.obey,
+                ParkStep::Freeze { .. } => limits.checkpoint,
+            },
             CutStep::CutA | CutStep::Drain(_) => limits.drain,
             CutStep::Divert { .. }
             | CutStep::Recall(_)
@@ -217,6 +242,7 @@ fn give_up(phase: &Phase, failure: Failure) -> Phase {
         return Phase::Failed { failure, rolled_back: false };
     };
     let reached = match phase {
+        _ if plan.mode == ReplayMode::Park => Reached::Parked,
         Phase::Checkpointing { step: CutStep::Install, .. } => Reached::Installed,
         Phase::Checkpointing {
             step: CutStep::CutA | CutStep::Divert { .. } | CutStep::Empty { .. },

@@ -8,7 +8,8 @@ use crate::control::{Control, Role};
 use crate::decide::{Next, source};
 use crate::effect::Effect;
 use crate::observation::{BrokerView, Interest, Observation, PrePull};
-use crate::phase::{CutStep, Cuts, Failure, Phase, Plan, Taken};
+use crate::park;
+use crate::phase::{CutStep, Cuts, Failure, ParkStep, Phase, Plan, Taken};
 use crate::spec::Settings;
 use crate::time::Time;
 
@@ -32,6 +33,7 @@ pub(crate) fn effects(plan: &Plan, step: &CutStep) -> Vec<Effect> {
             effects.extend(hold_to_s2(plan));
             effects
         }
+        CutStep::Park(step) => park::effects(plan, step),
     }
 }
 
@@ -116,6 +118,7 @@ pub(crate) fn interest(step: &CutStep) -> Interest {
         CutStep::Quiesce(_) => Interest { s1: true, park: true, s1_empty: true, ..none },
         CutStep::Freeze { .. } => Interest { s1: true, park: true, ..none },
         CutStep::Continue { .. } => Interest { s1: true, s2: true, ..none },
+        CutStep::Park(step) => park::interest(step),
     }
 }
 
@@ -142,10 +145,14 @@ pub(crate) fn step(
         CutStep::Quiesce(cuts) => quiesced(plan, *cuts, broker, since, to),
         CutStep::Freeze { cuts, quiesced } => frozen(*cuts, *quiesced, broker, seen, to),
         CutStep::Continue { cuts, quiesced, archive } => {
-            let taken =
-                Taken { cuts: *cuts, archive: archive.clone(), pause_ms: now.since(*quiesced) };
+            let taken = Taken {
+                cuts: Some(*cuts),
+                archive: archive.clone(),
+                pause_ms: now.since(*quiesced),
+            };
             continued(plan, taken, broker, seen)
         }
+        CutStep::Park(step) => park::step(plan, step, seen, broker, since, now),
     }
 }
 
@@ -218,29 +225,29 @@ fn emptied(
         }
         None => return Next::Wait(COLD, format!("queue {primary} to be there")),
     }
-    match &seen.prepull {
-        Some(PrePull::Done) => {}
-        Some(PrePull::Failed(why)) => {
-            return Next::Fail(Failure::new(
-                "BaseImageUnavailable",
-                format!(
-                    "node {} can't pull {}, which the restore needs: {why}",
-                    plan.target_node, plan.base_image
-                ),
-            ));
-        }
-        Some(PrePull::Running) | None => {
-            return Next::Wait(
-                COLD,
-                format!("node {} to pull {}", plan.target_node, plan.base_image),
-            );
-        }
+    if let Some(next) = not_pulled(plan, seen) {
+        return next;
     }
     let settled = now.since(cut_a) >= settings.settle_ms;
     if settled && broker.primary_empty == Some(Emptiness::Proved) {
         return to(CutStep::CutB { cut_a });
     }
     Next::Wait(COLD, format!("the proof that queue {primary} holds nothing unacknowledged"))
+}
+
+/// The restore needs the workload's own image on the target node.
+pub(crate) fn not_pulled(plan: &Plan, seen: &Observation) -> Option<Next> {
+    let (node, image) = (&plan.target_node, &plan.base_image);
+    match &seen.prepull {
+        Some(PrePull::Done) => None,
+        Some(PrePull::Failed(why)) => Some(Next::Fail(Failure::new(
+            "BaseImageUnavailable",
+            format!("node {node} can't pull {image}, which the restore needs: {why}"),
+        ))),
+        Some(PrePull::Running) | None => {
+            Some(Next::Wait(COLD, format!("node {node} to pull {image}")))
+        }
+    }
 }
 
 fn cut_b(
@@ -340,7 +347,7 @@ fn foreign(plan: &Plan, broker: &BrokerView, ours: &[&String]) -> Option<Failure
 /// Before the checkpoint, the source's death takes its state along, as it would without us.
 pub(crate) fn source_lost(phase: &Phase, seen: &Observation) -> Option<Failure> {
     let Phase::Checkpointing { plan, step } = phase else { return None };
-    if matches!(step, CutStep::Continue { .. }) {
+    if matches!(step, CutStep::Continue { .. } | CutStep::Park(ParkStep::Leave { .. })) {
         return None;
     }
     let pod = &plan.source_pod;
@@ -358,7 +365,7 @@ pub(crate) fn source_lost(phase: &Phase, seen: &Observation) -> Option<Failure> 
 /// A message that trailed cut B into S1 is in no checkpoint: the checkpoint is void.
 pub(crate) fn void(phase: &Phase, seen: &Observation) -> Option<Failure> {
     let plan = phase.plan()?;
-    phase.taken()?;
+    phase.taken()?.cuts?;
     let late = seen.broker.as_ref()?.s1?.ready;
     (late > 0).then(|| {
         Failure::new(

@@ -19,6 +19,7 @@ pub mod effect;
 mod handoff;
 pub mod names;
 pub mod observation;
+mod park;
 pub mod pending;
 pub mod phase;
 pub mod spec;

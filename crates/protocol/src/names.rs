@@ -39,6 +39,9 @@ pub struct Names {
     pub s2: String,
     /// Always empty: consuming it means standing still, as for the checkpoint.
     pub park: String,
+    /// Always empty: where the source stands still in mode `Park` while its copy, which wakes on
+    /// `park`, is restored.
+    pub park2: String,
 }
 
 impl Names {
@@ -54,6 +57,7 @@ impl Names {
             s1: format!("{primary}.ms2m-source.{id}.1"),
             s2: format!("{primary}.ms2m-source.{id}.2"),
             park: format!("{primary}.ms2m-park.{id}.1"),
+            park2: format!("{primary}.ms2m-park.{id}.2"),
         }
     }
 
@@ -63,8 +67,8 @@ impl Names {
     }
 
     /// The side queues a migration makes.
-    pub fn side_queues(&self) -> [&str; 3] {
-        [&self.s1, &self.s2, &self.park]
+    pub fn side_queues(&self) -> [&str; 4] {
+        [&self.s1, &self.s2, &self.park, &self.park2]
     }
 }
 

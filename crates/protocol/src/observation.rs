@@ -57,6 +57,9 @@ pub struct Pod {
     pub statuses: BTreeMap<String, Container>,
     /// What makes it impossible to move, a sentence each.
     pub problems: Vec<String>,
+    /// The application returns to the queue it was told to consume when it has lost its connection,
+    /// the user says.
+    pub remembers: bool,
     /// What keeps it from starting (a container's waiting reason and message).
     pub waiting: Option<String>,
     /// It belongs to this migration (by its label).
@@ -154,6 +157,12 @@ pub struct BrokerView {
     pub bindings: Option<Vec<Binding>>,
     /// Counts of the park queue.
     pub park: Option<Counts>,
+    /// Counts of the second park queue.
+    pub park2: Option<Counts>,
+    /// Counts of the target's control queue.
+    pub target_control: Option<Counts>,
+    /// The proof that nothing of `Q` is delivered and not acknowledged.
+    pub primary_quiet: Option<Emptiness>,
     /// The proof that `Q` holds nothing.
     pub primary_empty: Option<Emptiness>,
     /// The proof that S1 holds nothing.
@@ -226,6 +235,12 @@ pub struct Interest {
     pub bindings: bool,
     /// Counts of the park queue.
     pub park: bool,
+    /// Counts of the second park queue.
+    pub park2: bool,
+    /// Counts of the target's control queue.
+    pub target_control: bool,
+    /// The proof that nothing of `Q` is delivered and not acknowledged.
+    pub primary_quiet: bool,
     /// The proof that `Q` holds nothing.
     pub primary_empty: bool,
     /// The proof that S1 holds nothing.

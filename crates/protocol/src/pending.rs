@@ -7,10 +7,13 @@ use crate::decide::Next;
 use crate::effect::Effect;
 use crate::names::{Names, control_queue};
 use crate::observation::{Node, Observation, Owner, Pod, Preflight};
-use crate::phase::{CutStep, Failure, Phase, Plan};
-use crate::spec::{IdentitySwap, ReplayMode, Spec, Strategy, Transfer};
+use crate::phase::{CutStep, Failure, ParkStep, Phase, Plan};
+use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 
 const RETRY: u64 = 500;
+
+/// Annotation by which a user says that the application of a pod remembers its queue.
+pub const REMEMBERS: &str = "migration.ms2m.io/remembers-queue";
 
 /// Queue arguments and policy keys under which a message can vanish or move while it waits.
 const PERISHABLE: [&str; 8] = [
@@ -59,15 +62,21 @@ fn unknown<T>(waiting: impl Into<String>) -> Checked<T> {
     Err(Refusal::Unknown(waiting.into()))
 }
 
-pub(crate) fn step(spec: &Spec, seen: &Observation) -> Next {
-    match plan(spec, seen) {
-        Ok(plan) => Next::go(Phase::Checkpointing { plan, step: CutStep::Install }),
+pub(crate) fn step(spec: &Spec, settings: &Settings, seen: &Observation) -> Next {
+    match plan(spec, settings, seen) {
+        Ok(plan) => {
+            let step = match plan.mode {
+                ReplayMode::Park => CutStep::Park(ParkStep::Declare),
+                ReplayMode::Cutoff | ReplayMode::Drain => CutStep::Install,
+            };
+            Next::go(Phase::Checkpointing { plan, step })
+        }
         Err(Refusal::No(failure)) => Next::Fail(failure),
         Err(Refusal::Unknown(waiting)) => Next::Wait(RETRY, waiting),
     }
 }
 
-fn plan(spec: &Spec, seen: &Observation) -> Checked<Plan> {
+fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     supported(spec)?;
     let Some(queue) = &spec.queue else {
         return no(
@@ -95,9 +104,11 @@ fn plan(spec: &Spec, seen: &Observation) -> Checked<Plan> {
     let Some(survey) = &preflight.survey else { return unknown("the broker's survey") };
     broker_allows(survey)?;
     queue_allows(queue, survey)?;
-    bindings_allow(spec, queue, survey)?;
-    let counts = seen.broker.as_ref().and_then(|broker| broker.primary);
+    let Some(counts) = seen.broker.as_ref().and_then(|broker| broker.primary) else {
+        return unknown("the broker's counters");
+    };
     consumers_allow(spec, queue, pod, survey, counts)?;
+    let (mode, mode_reason) = mode(spec, settings, queue, pod, survey, counts)?;
     Ok(Plan {
         names: Names::new(queue, &spec.uid),
         source_pod: spec.source_pod.clone(),
@@ -113,11 +124,9 @@ fn plan(spec: &Spec, seen: &Observation) -> Checked<Plan> {
         repository,
         bindings: survey.bindings.clone(),
         before: survey.totals,
-        mode: spec.replay_mode.unwrap_or(ReplayMode::Cutoff),
-        mode_reason: match spec.replay_mode {
-            Some(_) => "asked for".to_owned(),
-            None => "default of this version".to_owned(),
-        },
+        consumers: counts.consumers,
+        mode,
+        mode_reason,
         cutoff_ms: spec.cutoff_ms,
     })
 }
@@ -132,10 +141,6 @@ fn supported(spec: &Spec) -> Checked<()> {
     }
     if spec.transfer == Transfer::Direct {
         return not_yet("transferMode Direct", "use Registry");
-    }
-    match spec.replay_mode {
-        Some(ReplayMode::Park) => return not_yet("replayMode Park", "use Cutoff or Drain"),
-        Some(ReplayMode::Cutoff | ReplayMode::Drain) | None => {}
     }
     if spec.identity_swap != IdentitySwap::None {
         return not_yet("identitySwapMode other than None", "use None");
@@ -330,6 +335,54 @@ fn perishable(queue: &Queue) -> Option<&'static str> {
     })
 }
 
+/// How messages are handed over, and why so.
+fn mode(
+    spec: &Spec,
+    settings: &Settings,
+    queue: &str,
+    pod: &Pod,
+    survey: &Survey,
+    counts: Counts,
+) -> Checked<(ReplayMode, String)> {
+    let replay = bindings_allow(spec, queue, survey);
+    match spec.replay_mode {
+        Some(ReplayMode::Park) if pod.remembers => Ok((ReplayMode::Park, "asked for".to_owned())),
+        Some(ReplayMode::Park) => no(
+            "ParkNotPossible",
+            format!(
+                "replayMode Park needs an application that, when it has lost its connection, \
+                 returns to the queue it was told to consume; if pod {} does, annotate it with \
+                 {REMEMBERS}: \"true\", else use replayMode Cutoff or Drain",
+                spec.source_pod
+            ),
+        ),
+        Some(asked) => replay.map(|()| (asked, "asked for".to_owned())),
+        None => match replay {
+            Err(Refusal::No(why)) if pod.remembers => {
+                Ok((ReplayMode::Park, format!("Replay is not possible: {}", why.message)))
+            }
+            Err(refusal) => Err(refusal),
+            Ok(()) if pod.remembers => Ok(by_backlog(settings, survey, counts)),
+            Ok(()) => Ok((ReplayMode::Cutoff, "Replay needs no pause".to_owned())),
+        },
+    }
+}
+
+/// Both copies would work off a deep backlog for longer than it takes to move without it.
+fn by_backlog(settings: &Settings, survey: &Survey, counts: Counts) -> (ReplayMode, String) {
+    let ready = counts.ready;
+    let Some(rate) = survey.service_rate.filter(|rate| *rate > 0) else {
+        return (ReplayMode::Cutoff, "the rate of the application is not known".to_owned());
+    };
+    let takes = ready.saturating_mul(1_000) / rate;
+    let seconds = takes / 1_000;
+    if takes > settings.park_pause_ms {
+        let why = format!("the {ready} messages that wait take {seconds} s to work off");
+        return (ReplayMode::Park, why);
+    }
+    (ReplayMode::Cutoff, format!("the {ready} messages that wait take only {seconds} s"))
+}
+
 fn bindings_allow(spec: &Spec, queue: &str, survey: &Survey) -> Checked<()> {
     if survey.bindings.is_empty() {
         return no(
@@ -383,10 +436,9 @@ fn consumers_allow(
     queue: &str,
     pod: &Pod,
     survey: &Survey,
-    counts: Option<Counts>,
+    counts: Counts,
 ) -> Checked<()> {
     let name = &spec.source_pod;
-    let Some(counts) = counts else { return unknown("the broker's counters") };
     if counts.consumers == 0 {
         return no(
             "NoConsumer",
@@ -399,8 +451,7 @@ fn consumers_allow(
         return no(
             "SecondConsumer",
             format!(
-                "queue {queue} has {} consumers; in mode Replay pod {name} must be the only \
-                     one",
+                "queue {queue} has {} consumers; pod {name} must be the only one",
                 counts.consumers
             ),
         );

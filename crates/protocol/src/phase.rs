@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{Binding, Totals};
+use crate::broker::{Binding, Counts, Totals};
 use crate::decide::source;
 use crate::names::Names;
 use crate::observation::{Archive, Observation, Owner};
@@ -95,6 +95,8 @@ pub struct Plan {
     pub strategy: Strategy,
     /// Repository of the checkpoint image.
     pub repository: String,
+    /// How many consumers `Q` had, the source among them.
+    pub consumers: u32,
     /// The bindings of `Q` before anything changed.
     pub bindings: Vec<Binding>,
     /// What `Q` had seen before anything changed.
@@ -160,17 +162,42 @@ pub enum CutStep {
         /// The checkpoint.
         archive: Archive,
     },
+    /// Mode `Park`, in which nothing is cut.
+    Park(ParkStep),
 }
 
-/// What is true once the source goes on with S2.
+/// The steps of phase Checkpointing in mode `Park`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ParkStep {
+    /// The park queues.
+    Declare,
+    /// The source leaves `Q` for the first park queue and is proved to hold nothing.
+    Stop,
+    /// The checkpoint: its copy will wake on the first park queue.
+    Freeze {
+        /// When the source was told to stand still.
+        parked: Time,
+    },
+    /// The source moves to the second, so that whoever consumes the first is the copy.
+    Leave {
+        /// When the source was told to stand still.
+        parked: Time,
+        /// The checkpoint.
+        archive: Archive,
+    },
+}
+
+/// What is true once the checkpoint is taken and the source is where it waits for its end: on S2,
+/// or parked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Taken {
-    /// The cuts.
-    pub cuts: Cuts,
+    /// The cuts; absent in mode `Park`.
+    pub cuts: Option<Cuts>,
     /// The checkpoint.
     pub archive: Archive,
-    /// How long the source stood still, in milliseconds.
+    /// How long the source stood still, in milliseconds; in mode `Park` until it was copied: it
+    /// stands still to its end.
     pub pause_ms: u64,
 }
 
@@ -215,8 +242,8 @@ pub struct Progress {
     pub at: Time,
 }
 
-/// The commit point: the source was proved gone. Before it everything can be undone, after it the
-/// target is the only copy and there is only forward.
+/// The commit point: the source was proved gone, or, in mode `Park`, the target has read that it
+/// is to go on. Before it everything can be undone, after it there is only forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
     at: Time,
@@ -228,7 +255,12 @@ impl Commit {
         source(plan, seen).is_none().then_some(Self { at: now })
     }
 
-    /// When the source was seen to be gone.
+    /// The commit, if the target has read its order.
+    pub(crate) fn read(order: Option<Counts>, now: Time) -> Option<Self> {
+        order.is_some_and(|counts| counts.ready == 0).then_some(Self { at: now })
+    }
+
+    /// When it was seen.
     pub fn at(self) -> Time {
         self.at
     }
@@ -237,12 +269,16 @@ impl Commit {
 /// The steps of phase Finalizing (handoff, steps 10 and 11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SwitchStep {
-    /// `END_REPLAY`; the readiness gate opens, Services find the target.
-    Open,
+    /// Mode `Park`: `END_REPLAY` to the target, which ends with the [`Commit`].
+    Hand,
+    /// `END_REPLAY`; the readiness gate opens, Services find the target. From here to `Replace` the
+    /// commit lies behind us in mode `Park`, and before us in mode `Replay`.
+    Open(Option<Commit>),
     /// Both copies serve until every node has heard of the target.
-    Overlap,
-    /// The owner gets the target, the source is deleted. It ends with the [`Commit`].
-    Replace,
+    Overlap(Option<Commit>),
+    /// The owner gets the target, the source is deleted. In mode `Replay` it ends with the
+    /// [`Commit`].
+    Replace(Option<Commit>),
     /// The checkpoint is never restored again; what the broker counted is read.
     Retire(Commit),
     /// What the migration made is removed.
@@ -260,6 +296,8 @@ pub enum Reached {
     CutB,
     /// After cut B, and the source died before its checkpoint: the rest is in S1, then in `Q`.
     Rest,
+    /// Mode `Park`: `Q` is fed as ever, the source is parked.
+    Parked,
 }
 
 /// The steps of the way back (handoff, "Roll back").

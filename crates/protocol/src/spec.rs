@@ -90,6 +90,9 @@ pub struct Settings {
     /// waits a second between two updates, so that without it the source may be gone for a node
     /// that has not heard of the target.
     pub overlap_ms: u64,
+    /// How long a migration in mode `Park` is expected to take, in milliseconds: a backlog that
+    /// takes longer to work off is not replayed.
+    pub park_pause_ms: u64,
     /// How long the broker's statistics may lag, in milliseconds.
     pub statistics_ms: u64,
     /// Deadlines of the waits.
@@ -129,6 +132,7 @@ impl Default for Settings {
             pause_budget_ms: 200,
             settle_ms: 2_000,
             overlap_ms: 1_500,
+            park_pause_ms: 15_000,
             statistics_ms: 6_000,
             deadlines: Deadlines {
                 preflight: 15_000,

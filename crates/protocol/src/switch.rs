@@ -58,19 +58,25 @@ pub(crate) fn transfer(plan: &Plan, taken: &Taken, seen: &Observation) -> Next {
 }
 
 /// The order lies in the target's control queue before its pod exists, so that whatever the copy
-/// does on waking, it ends up on `Q`.
+/// does on waking, it ends up on `Q`. In mode `Park` it wakes on the park queue and waits.
 pub(crate) fn restore_effects(plan: &Plan) -> Vec<Effect> {
-    vec![
-        Effect::Topology(Topology::DeclareControlQueue {
-            name: control_queue(&plan.target_pod),
-            like: control_queue(&plan.source_pod),
-        }),
-        Effect::Order(Order {
+    let mut effects = vec![Effect::Topology(Topology::DeclareControlQueue {
+        name: control_queue(&plan.target_pod),
+        like: control_queue(&plan.source_pod),
+    })];
+    if plan.mode != ReplayMode::Park {
+        let queue = plan.names.primary.clone();
+        effects.push(Effect::Order(Order {
             pod: plan.target_pod.clone(),
-            control: Control::StartReplay { queue: plan.names.primary.clone(), role: Role::Target },
-        }),
-        Effect::CreateTarget,
-    ]
+            control: Control::StartReplay { queue, role: Role::Target },
+        }));
+    }
+    effects.push(Effect::CreateTarget);
+    effects
+}
+
+fn end_replay(plan: &Plan) -> Effect {
+    Effect::Order(Order { pod: plan.target_pod.clone(), control: Control::EndReplay })
 }
 
 pub(crate) fn restore(
@@ -92,6 +98,14 @@ pub(crate) fn restore(
         let why = target.waiting.as_deref().unwrap_or("it is being started");
         return Next::Wait(WATCHED, format!("target pod {pod} to run: {why}"));
     };
+    let mut incarnation = Incarnation {
+        uid: target.uid.clone(),
+        container_id: container.id.clone(),
+        feed_per_second: 0,
+    };
+    let Some(cuts) = taken.cuts else {
+        return parked(plan, taken, image, incarnation, target, seen);
+    };
     let primary = seen.broker.as_ref().and_then(|broker| broker.primary);
     let lag = match primary {
         Some(counts) if counts.consumers == 1 => counts.ready,
@@ -102,16 +116,39 @@ pub(crate) fn restore(
             );
         }
     };
+    incarnation.feed_per_second = lag.saturating_mul(1_000) / now.since(cuts.b).max(1);
     Next::go(Phase::Replaying {
         plan: plan.clone(),
         taken: taken.clone(),
         image: image.clone(),
-        target: Incarnation {
-            uid: target.uid.clone(),
-            container_id: container.id.clone(),
-            feed_per_second: lag.saturating_mul(1_000) / now.since(taken.cuts.b).max(1),
-        },
+        target: incarnation,
         progress: Progress { lag, at: now },
+    })
+}
+
+/// Mode `Park`: the copy waits where the checkpoint was taken, and is well.
+fn parked(
+    plan: &Plan,
+    taken: &Taken,
+    image: &Image,
+    target: Incarnation,
+    pod: &Pod,
+    seen: &Observation,
+) -> Next {
+    let park = seen.broker.as_ref().and_then(|broker| broker.park);
+    if !pod.containers_ready || park.is_none_or(|counts| counts.consumers != 1) {
+        let (name, queue) = (&plan.target_pod, &plan.names.park);
+        return Next::Wait(
+            POLL,
+            format!("target pod {name} to wait on {queue}, its probes passing"),
+        );
+    }
+    Next::go(Phase::Finalizing {
+        plan: plan.clone(),
+        taken: taken.clone(),
+        image: image.clone(),
+        target,
+        step: SwitchStep::Hand,
     })
 }
 
@@ -138,7 +175,7 @@ pub(crate) fn replay(
     let caught_up = primary.ready <= s2.ready.saturating_add(allowance);
     let forced = plan.mode == ReplayMode::Cutoff && waited >= plan.cutoff_ms;
     if probes && primary.consumers == 1 && (caught_up || forced) {
-        return facts.finalizing(SwitchStep::Open);
+        return facts.finalizing(SwitchStep::Open(None));
     }
     if plan.mode == ReplayMode::Drain
         && let Some(next) = stalled(facts, progress, settings, primary.ready, now)
@@ -186,13 +223,11 @@ fn stalled(
 
 pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
     match step {
-        SwitchStep::Open => vec![
-            Effect::Order(Order { pod: plan.target_pod.clone(), control: Control::EndReplay }),
-            Effect::Announce,
-            Effect::OpenGate,
-        ],
-        SwitchStep::Overlap => Vec::new(),
-        SwitchStep::Replace => match plan.owner {
+        SwitchStep::Hand => vec![end_replay(plan)],
+        SwitchStep::Open(Some(_)) => vec![Effect::Announce, Effect::OpenGate],
+        SwitchStep::Open(None) => vec![end_replay(plan), Effect::Announce, Effect::OpenGate],
+        SwitchStep::Overlap(_) => Vec::new(),
+        SwitchStep::Replace(_) => match plan.owner {
             Owner::Deployment { .. } => vec![Effect::PreferSource, Effect::Adopt],
             _ => vec![Effect::Adopt, Effect::DeleteSource],
         },
@@ -223,10 +258,12 @@ pub(crate) fn remove(plan: &Plan, control: Option<&str>) -> Vec<Effect> {
     effects
 }
 
-pub(crate) fn interest(step: SwitchStep) -> Interest {
+pub(crate) fn interest(plan: &Plan, step: SwitchStep) -> Interest {
+    let replay = plan.mode != ReplayMode::Park;
     match step {
-        SwitchStep::Open | SwitchStep::Overlap | SwitchStep::Replace => {
-            Interest { primary: true, s1: true, ..Interest::default() }
+        SwitchStep::Hand => Interest { target_control: true, ..Interest::default() },
+        SwitchStep::Open(_) | SwitchStep::Overlap(_) | SwitchStep::Replace(_) => {
+            Interest { primary: true, s1: replay, ..Interest::default() }
         }
         SwitchStep::Retire(_) => Interest { totals: true, ..Interest::default() },
         SwitchStep::Remove(..) => Interest { bindings: true, ..Interest::default() },
@@ -244,20 +281,32 @@ pub(crate) fn finalize(
     let plan = facts.plan;
     let waited = now.since(since);
     let ready = seen.target.as_ref().is_some_and(|target| target.ready);
+    let ended = seen.target.as_ref().is_none_or(|target| target.ended || target.terminating);
     match step {
-        SwitchStep::Open | SwitchStep::Overlap if !ready => {
+        SwitchStep::Hand => {
+            let order = seen.broker.as_ref().and_then(|broker| broker.target_control);
+            match Commit::read(order, now) {
+                Some(commit) => facts.finalizing(SwitchStep::Open(Some(commit))),
+                None => Next::Wait(POLL, format!("target pod {} to obey", plan.target_pod)),
+            }
+        }
+        // A crash after the commit is the workload's own: its owner makes a fresh pod.
+        SwitchStep::Open(Some(commit)) | SwitchStep::Overlap(Some(commit)) if ended => {
+            facts.finalizing(SwitchStep::Replace(Some(commit)))
+        }
+        SwitchStep::Open(_) | SwitchStep::Overlap(_) if !ready => {
             Next::Wait(WATCHED, format!("target pod {} to be Ready", plan.target_pod))
         }
-        SwitchStep::Open => facts.finalizing(SwitchStep::Overlap),
-        SwitchStep::Overlap if waited >= settings.overlap_ms => {
-            facts.finalizing(SwitchStep::Replace)
+        SwitchStep::Open(commit) => facts.finalizing(SwitchStep::Overlap(commit)),
+        SwitchStep::Overlap(commit) if waited >= settings.overlap_ms => {
+            facts.finalizing(SwitchStep::Replace(commit))
         }
-        SwitchStep::Overlap => Next::Wait(
+        SwitchStep::Overlap(_) => Next::Wait(
             settings.overlap_ms - waited,
             format!("Services to find target pod {}", plan.target_pod),
         ),
-        SwitchStep::Replace => match Commit::proved(plan, seen, now) {
-            Some(commit) => facts.finalizing(SwitchStep::Retire(commit)),
+        SwitchStep::Replace(committed) => match Commit::proved(plan, seen, now) {
+            Some(commit) => facts.finalizing(SwitchStep::Retire(committed.unwrap_or(commit))),
             None => Next::Wait(WATCHED, format!("source pod {} to be gone", plan.source_pod)),
         },
         SwitchStep::Retire(commit) => counted(facts, commit, settings, seen, waited),
@@ -342,7 +391,9 @@ pub(crate) fn target_lost(phase: &Phase, seen: &Observation) -> Option<Failure> 
 pub(crate) fn crowded(phase: &Phase, seen: &Observation) -> Option<Failure> {
     let (Phase::Restoring { plan, .. }
     | Phase::Replaying { plan, .. }
-    | Phase::Finalizing { plan, step: SwitchStep::Open | SwitchStep::Overlap, .. }) = phase
+    | Phase::Finalizing {
+        plan, step: SwitchStep::Open(None) | SwitchStep::Overlap(None), ..
+    }) = phase
     else {
         return None;
     };

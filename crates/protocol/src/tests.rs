@@ -19,6 +19,7 @@ use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 use crate::time::Time;
 
 mod lost;
+mod park;
 
 const Q: &str = "app.events";
 
@@ -62,6 +63,7 @@ fn pod(uid: &str, node: &str, container: &str) -> Pod {
         containers: vec!["app".into()],
         statuses: BTreeMap::from([("app".into(), status)]),
         problems: Vec::new(),
+        remembers: false,
         waiting: None,
         ours: false,
     }
@@ -96,6 +98,7 @@ fn survey() -> Survey {
             peer: "10.0.1.5".into(),
         }],
         totals: Totals { routed: 100, acknowledged: 97, redelivered: 1 },
+        service_rate: None,
         control_queue: true,
         alarms: Vec::new(),
         transactions: Vec::new(),
@@ -132,6 +135,9 @@ fn obliging(phase: &Phase) -> Observation {
         s2: consumed,
         bindings: Some(vec![binding()]),
         park: consumed,
+        park2: consumed,
+        target_control: empty,
+        primary_quiet: Some(Emptiness::Proved),
         primary_empty: Some(Emptiness::Proved),
         s1_empty: Some(Emptiness::Proved),
         totals: Some(Evidence {
@@ -165,7 +171,7 @@ fn obliging(phase: &Phase) -> Observation {
             broker.primary = consumed;
             seen.target = Some(ours);
         }
-        Phase::Finalizing { step: SwitchStep::Open | SwitchStep::Overlap, .. } => {
+        Phase::Finalizing { step: SwitchStep::Open(_) | SwitchStep::Overlap(_), .. } => {
             seen.target = Some(ours);
         }
         Phase::Finalizing { .. } => {
@@ -236,7 +242,7 @@ fn what_the_broker_counted_is_reported_and_waited_for_only_so_long() {
 fn both_copies_serve_until_every_node_has_heard_of_the_target() {
     let (states, effects) = drive(None);
     let overlap =
-        |s: &&State| matches!(&s.phase, Phase::Finalizing { step: SwitchStep::Overlap, .. });
+        |s: &&State| matches!(&s.phase, Phase::Finalizing { step: SwitchStep::Overlap(_), .. });
     let overlapping = states.iter().find(overlap).expect("reached");
     let settings = Settings::default();
     let ask = |waited: u64| {
@@ -301,7 +307,7 @@ fn an_abort_at_every_step_before_the_commit_point_ends_failed_and_whole() {
     let (forward, _) = drive(None);
     let commit = forward
         .iter()
-        .position(|s| matches!(s.phase, Phase::Finalizing { step: SwitchStep::Replace, .. }))
+        .position(|s| matches!(s.phase, Phase::Finalizing { step: SwitchStep::Replace(_), .. }))
         .expect("the switch is reached");
     for at in 0..commit {
         let (states, effects) = drive(Some(at));
@@ -429,7 +435,7 @@ fn what_can_not_work_is_refused_before_anything_is_touched() {
     let cases: [(&str, Spoil); 22] = [
         ("NotSupported", |s, _| s.strategy = Some(Strategy::Sequential)),
         ("NotSupported", |s, _| s.transfer = Transfer::Direct),
-        ("NotSupported", |s, _| s.replay_mode = Some(ReplayMode::Park)),
+        ("ParkNotPossible", |s, _| s.replay_mode = Some(ReplayMode::Park)),
         ("NotSupported", |s, _| s.pin = true),
         ("NotSupported", |s, _| s.queue = None),
         ("SourceNotFound", |_, o| o.source = None),

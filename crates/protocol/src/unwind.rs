@@ -54,9 +54,12 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
     }
 }
 
-pub(crate) fn interest(step: &Undo) -> Interest {
+pub(crate) fn interest(reached: Reached, step: &Undo) -> Interest {
     let none = Interest::default();
     match step {
+        Undo::Return if reached == Reached::Parked => {
+            Interest { primary: true, park: true, park2: true, ..none }
+        }
         Undo::Target | Undo::WorkOff => Interest { primary: true, ..none },
         Undo::Divert => Interest { primary: true, s1: true, ..none },
         Undo::Regather => Interest { s1: true, ..none },
@@ -117,6 +120,7 @@ pub(crate) fn step(
             Next::go(Phase::Failed { failure: failure.clone(), rolled_back: true })
         }
         Undo::Remove => Next::Wait(POLL, format!("the bindings of {}", plan.names.primary)),
+        _ if way.reached == Reached::Parked => parked(&way, seen, broker),
         _ if !way.alone && lost(plan, seen) => way.to(Undo::Heir(Box::new(resume(step)))),
         _ => worked_off(&way, step, settings, broker, waited),
     }
@@ -158,6 +162,16 @@ fn worked_off(
         }
         _ => Next::Wait(POLL, format!("source pod {source} to obey")),
     }
+}
+
+/// Mode `Park`: the source goes back to `Q`.
+fn parked(way: &Way, seen: &Observation, broker: &BrokerView) -> Next {
+    let back = none(broker.park) && none(broker.park2);
+    let there = broker.primary.is_some_and(|counts| counts.consumers >= way.plan.consumers);
+    if lost(way.plan, seen) || back && there {
+        return way.to(Undo::Remove);
+    }
+    Next::Wait(POLL, format!("source pod {} to go back to its queue", way.plan.source_pod))
 }
 
 /// The run of the container that the plan names has ended, or is about to.
@@ -235,6 +249,9 @@ fn target_gone(way: &Way, seen: &Observation, broker: &BrokerView) -> Next {
         Reached::Installed => return way.to(Undo::Remove),
         Reached::CutA => Undo::WorkOff,
         Reached::CutB | Reached::Rest => Undo::Regather,
+        // Nothing was cut: a source that died is replaced as ever.
+        Reached::Parked if lost(plan, seen) => return way.to(Undo::Remove),
+        Reached::Parked => return way.to(Undo::Return),
     };
     if lost(plan, seen) {
         return way.to(Undo::Heir(Box::new(first)));
@@ -261,14 +278,14 @@ fn none(counts: Option<Counts>) -> bool {
 /// The queue that holds the rest for the source.
 fn side_queue(plan: &Plan, reached: Reached) -> &str {
     match reached {
-        Reached::Installed | Reached::CutA | Reached::Rest => &plan.names.s1,
+        Reached::Installed | Reached::CutA | Reached::Rest | Reached::Parked => &plan.names.s1,
         Reached::CutB => &plan.names.s2,
     }
 }
 
 fn side(reached: Reached, broker: &BrokerView) -> Option<Counts> {
     match reached {
-        Reached::Installed | Reached::CutA | Reached::Rest => broker.s1,
+        Reached::Installed | Reached::CutA | Reached::Rest | Reached::Parked => broker.s1,
         Reached::CutB => broker.s2,
     }
 }

@@ -59,14 +59,9 @@ struct Member {
 
 impl RabbitSession {
     pub(super) async fn prove_empty(&self, queue: &str) -> Result<Emptiness, Error> {
-        let path = ["queues", self.management.vhost(), queue];
-        let live: Option<Live> = self.management.get(&path, LIVE).await?;
-        let Some(live) = live else {
-            let attempted = format!("proving {queue:?} empty");
-            return Err(self.wire.failed(&attempted, "no such queue"));
-        };
+        let live = self.live(queue).await?;
         let told = match live.kind {
-            Some(QueueType::Classic) => live.classic(),
+            Some(QueueType::Classic) => live.classic().map(|held| held == (0, 0)),
             Some(QueueType::Quorum) => self.quorum(queue, live.leader.as_deref()).await?,
             _ => None,
         };
@@ -77,6 +72,34 @@ impl RabbitSession {
             }
             None => self.slow_proof(queue).await,
         }
+    }
+
+    pub(super) async fn prove_quiet(&self, queue: &str) -> Result<Emptiness, Error> {
+        let live = self.live(queue).await?;
+        let quiet = match live.kind {
+            Some(QueueType::Classic) => matches!(live.classic(), Some((_, 0))),
+            Some(QueueType::Quorum) => self.deserted(queue, live.leader.as_deref()).await?,
+            _ => false,
+        };
+        Ok(if quiet { Emptiness::Proved } else { Emptiness::Unproved })
+    }
+
+    async fn live(&self, queue: &str) -> Result<Live, Error> {
+        let path = ["queues", self.management.vhost(), queue];
+        let live: Option<Live> = self.management.get(&path, LIVE).await?;
+        live.ok_or_else(|| {
+            self.wire.failed(&format!("asking queue {queue:?} what it holds"), "no such queue")
+        })
+    }
+
+    /// Proof 2 for a queue in which messages may wait: nobody consumes it, so nobody holds any.
+    async fn deserted(&self, queue: &str, leader: Option<&str>) -> Result<bool, Error> {
+        let before = self.term(queue, leader).await?;
+        let (counts, took) = self.look(queue).await?;
+        if counts.is_none_or(|counts| counts.consumers > 0) || took >= BELIEVABLE {
+            return Ok(false);
+        }
+        Ok(before.is_some() && self.term(queue, leader).await? == before)
     }
 
     /// Proof 2; `None` where it does not apply.
@@ -129,12 +152,12 @@ fn statistics(figures: &Value) -> Option<Statistics> {
 }
 
 impl Live {
-    /// Proof 1; `None` where the figures are not live.
-    fn classic(&self) -> Option<bool> {
+    /// Proof 1, ready and unacknowledged; `None` where the figures are not live.
+    fn classic(&self) -> Option<(u64, u64)> {
         if self.reductions.is_some() || self.state.as_deref() != Some("running") {
             return None;
         }
-        Some(self.messages_ready? == 0 && self.messages_unacknowledged? == 0)
+        Some((self.messages_ready?, self.messages_unacknowledged?))
     }
 }
 
@@ -142,7 +165,7 @@ impl Live {
 mod tests {
     use super::*;
 
-    fn classic(json: &str) -> Option<bool> {
+    fn classic(json: &str) -> Option<(u64, u64)> {
         serde_json::from_str::<Live>(json).unwrap().classic()
     }
 
@@ -150,9 +173,12 @@ mod tests {
     fn live_totals_decide_and_statistics_do_not() {
         let live = r#"{"type":"classic","state":"running","messages_ready":0,
                        "messages_unacknowledged":0}"#;
-        assert_eq!(classic(live), Some(true));
-        assert_eq!(classic(&live.replace("unacknowledged\":0", "unacknowledged\":1")), Some(false));
-        assert_eq!(classic(&live.replace("ready\":0", "ready\":1")), Some(false));
+        assert_eq!(classic(live), Some((0, 0)));
+        assert_eq!(
+            classic(&live.replace("unacknowledged\":0", "unacknowledged\":1")),
+            Some((0, 1))
+        );
+        assert_eq!(classic(&live.replace("ready\":0", "ready\":1")), Some((1, 0)));
         assert_eq!(classic(&live.replace("running", "crashed")), None);
         assert_eq!(classic(&live.replace("\"state\"", "\"reductions\":7,\"state\"")), None);
         assert_eq!(classic(r#"{"type":"classic","state":"running"}"#), None);

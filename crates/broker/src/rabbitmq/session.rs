@@ -209,6 +209,10 @@ impl Session for RabbitSession {
         self.prove_empty(queue).await
     }
 
+    async fn quiet(&self, queue: &str) -> Result<Emptiness, Error> {
+        self.prove_quiet(queue).await
+    }
+
     async fn close(&self) {
         self.publisher.close().await;
         end(&self.topology).await;

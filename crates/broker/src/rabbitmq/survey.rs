@@ -35,6 +35,8 @@ struct Described {
     consumer_details: Vec<ConsumerDetails>,
     #[serde(default)]
     message_stats: MessageStats,
+    #[serde(default)]
+    messages_ready: u64,
 }
 
 /// Absent or without a figure as long as there was nothing to count.
@@ -44,6 +46,13 @@ struct MessageStats {
     publish: u64,
     ack: u64,
     redeliver: u64,
+    ack_details: Rate,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+struct Rate {
+    rate: f64,
 }
 
 #[derive(Deserialize)]
@@ -110,6 +119,7 @@ impl RabbitSession {
         let described = self.described(primary).await?;
         let consumers = described.as_ref().map(Described::consumers).unwrap_or_default();
         let totals = described.as_ref().map(Described::totals).unwrap_or_default();
+        let service_rate = described.as_ref().and_then(Described::service_rate);
         let queue = match described {
             Some(described) => Some(self.queue(primary, described).await?),
             None => None,
@@ -123,6 +133,7 @@ impl RabbitSession {
             exchanges,
             consumers,
             totals,
+            service_rate,
             control_queue: control_queue.is_some(),
             alarms,
             transactions,
@@ -242,6 +253,13 @@ impl RabbitSession {
 impl Described {
     fn totals(&self) -> Totals {
         self.message_stats.into()
+    }
+
+    /// Only a consumer that always found a message shows how fast it is.
+    fn service_rate(&self) -> Option<u64> {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate")]
+        let rate = self.message_stats.ack_details.rate.round() as u64;
+        (self.messages_ready > 0 && rate > 0).then_some(rate)
     }
 
     fn consumers(&self) -> Vec<Consumer> {
