@@ -100,11 +100,11 @@ fn deny() -> anyhow::Result<()> {
         let install = ["install", "cargo-deny", "--locked", "--version", CARGO_DENY, "--quiet"];
         cargo(&[&install[..], &["--root", &root]].concat())?;
     }
-    finish(Command::new(program).args(["--log-level", "error", "check"]).args([
-        "bans",
-        "licenses",
-        "sources",
-    ]))
+    finish(
+        Command::new(program)
+            .args(["--log-level", "error", "check"])
+            .args(["bans", "licenses", "sources"]),
+    )
 }
 
 fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
