@@ -13,6 +13,8 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         Case { name: "emptiness_classic", run: |s| emptiness(s, QueueType::Classic).boxed() },
         Case { name: "emptiness_quorum", run: |s| emptiness(s, QueueType::Quorum).boxed() },
+        Case { name: "quiet_classic", run: |s| quiet(s, QueueType::Classic).boxed() },
+        Case { name: "quiet_quorum", run: |s| quiet(s, QueueType::Quorum).boxed() },
     ]
 }
 
@@ -58,6 +60,51 @@ async fn emptiness(stage: Stage, kind: QueueType) -> Outcome {
         consumer.close().await;
     }
     returned(&stage, session.as_ref(), &queue).await?;
+    session.close().await;
+    stage.rig.remove(&[&queue], &[]).await?;
+    Ok(format!("{} proofs, {} after the last acknowledgement", delays.len(), spread(delays)))
+}
+
+/// A consumer stops in the middle of a backlog: not proved before its last acknowledgement, proved
+/// soon after, however many messages wait.
+async fn quiet(stage: Stage, kind: QueueType) -> Outcome {
+    const BACKLOG: u64 = 40;
+    const HELD: u64 = 10;
+    let queue = stage.name("queue");
+    stage.rig.remove(&[&queue], &[]).await?;
+    stage.rig.declare_queue(&queue, &kind).await?;
+    let session = stage.session("quiet").await?;
+    let mut publisher = stage.rig.publisher("", &queue, true).await?;
+    for sequence in 1..=BACKLOG {
+        publisher.publish(&payload(1, sequence)).await?;
+    }
+    let loud = async || {
+        let quiet = session.quiet(&queue).await?;
+        ensure(quiet == Emptiness::Unproved, || "proved though a message is held".to_owned())
+    };
+    let mut delays = Vec::new();
+    for round in 1..=BACKLOG / HELD {
+        let prefetch = u16::try_from(HELD)?;
+        let mut consumer = stage.rig.consumer(&queue, prefetch).await?;
+        let mut tags = Vec::new();
+        while (tags.len() as u64) < HELD {
+            let next = tokio::time::timeout(PATIENCE, consumer.next()).await??;
+            tags.extend(next.map(|message| message.tag));
+        }
+        consumer.cancel().await?;
+        loud().await?;
+        for tag in tags {
+            loud().await?;
+            consumer.ack(tag, false).await?;
+        }
+        let acknowledged = Instant::now();
+        let proved = async || Ok(session.quiet(&queue).await? == Emptiness::Proved);
+        eventually("nothing is held", proved).await?;
+        delays.push(acknowledged.elapsed());
+        let left = session.counts(&queue).await?.map(|counts| counts.ready);
+        ensure(left == Some(BACKLOG - round * HELD), || format!("{left:?} messages wait"))?;
+        consumer.close().await;
+    }
     session.close().await;
     stage.rig.remove(&[&queue], &[]).await?;
     Ok(format!("{} proofs, {} after the last acknowledgement", delays.len(), spread(delays)))
