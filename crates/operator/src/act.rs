@@ -19,9 +19,9 @@ use crate::target_pod::{TargetPlan, labels_at_switch, labels_for_services, targe
 use crate::transfer_job::{JobPlan, transfer_job};
 use crate::{kubelet, prepull};
 
-/// Grace of the target's deletion in seconds: with 0 the API server would not wait for the kubelet
-/// to confirm that the container is gone.
-const TARGET_GRACE: u32 = 1;
+/// Grace of a deletion in seconds: with 0 the API server would not wait for the kubelet to confirm
+/// that the container is gone.
+const SHORTEST_GRACE: u32 = 1;
 /// ReplicaSets delete the pod with the lowest cost first.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
@@ -83,7 +83,13 @@ impl Hands<'_> {
             Effect::PreferSource => self.deletion_cost(Some("-2147483647")).await,
             Effect::UnpreferSource => self.deletion_cost(None).await,
             Effect::Adopt => self.label_target(labels_at_switch).await,
-            Effect::DeleteSource => self.delete_source().await,
+            Effect::DeleteSource => self.delete_source(None).await,
+            Effect::Vacate => self.delete_source(Some(SHORTEST_GRACE)).await,
+            Effect::Admit { .. } => Err(Trouble {
+                reason: "NoAdmission".to_owned(),
+                message: "the operator runs without its admission".to_owned(),
+                permanent: true,
+            }),
             Effect::Retire => self.retire().await,
             Effect::CloseBroker => {
                 if let Some(session) = self.session {
@@ -260,7 +266,8 @@ impl Hands<'_> {
         if found.labels().get(shadow_api::LABEL_MIGRATION) != Some(&self.migration.name_any()) {
             return Ok(Outcome::Done);
         }
-        match self.pods().delete(name, &DeleteParams::default().grace_period(TARGET_GRACE)).await {
+        match self.pods().delete(name, &DeleteParams::default().grace_period(SHORTEST_GRACE)).await
+        {
             Err(error) if !not_found(&error) => {
                 Err(kube_trouble("delete target pod", name, &error))
             }
@@ -329,13 +336,14 @@ impl Hands<'_> {
         patched(done, "label moved pod", name)
     }
 
-    async fn delete_source(&self) -> Result<Outcome, Trouble> {
+    async fn delete_source(&self, grace: Option<u32>) -> Result<Outcome, Trouble> {
         let plan = self.plan()?;
         let params = DeleteParams {
             preconditions: Some(kube::api::Preconditions {
                 uid: Some(plan.source_uid.clone()),
                 resource_version: None,
             }),
+            grace_period_seconds: grace,
             ..DeleteParams::default()
         };
         match self.pods().delete(&plan.source_pod, &params).await {

@@ -68,6 +68,7 @@ fn statuses(
             let container = Container {
                 id: found.container_id.clone().unwrap_or_default(),
                 running: found.state.as_ref().is_some_and(|state| state.running.is_some()),
+                started: found.state.as_ref().is_some_and(has_started),
                 restarts: u32::try_from(found.restart_count).unwrap_or(0),
                 image: match restored {
                     Some((name, image)) if name == found.name => image.to_owned(),
@@ -80,6 +81,12 @@ fn statuses(
             (found.name.clone(), container)
         })
         .collect()
+}
+
+/// A container that could not be started has ended too, but at no time that it was started at.
+fn has_started(state: &core::ContainerState) -> bool {
+    let ended = state.terminated.as_ref().and_then(|ended| ended.started_at.as_ref());
+    state.running.is_some() || ended.is_some_and(|at| at.0.as_second() > 0)
 }
 
 fn waiting(status: &core::PodStatus) -> Option<String> {

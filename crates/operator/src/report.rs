@@ -10,7 +10,7 @@ use shadow_protocol::broker::Totals;
 use shadow_protocol::decide::Decision;
 use shadow_protocol::observation::{Observation, Owner};
 use shadow_protocol::phase::{CutStep, FORMAT_VERSION, ParkStep, Phase, PhaseName, State};
-use shadow_protocol::spec::ReplayMode;
+use shadow_protocol::spec::{ReplayMode, Strategy};
 use shadow_protocol::time::Time;
 
 use crate::clock::rfc3339;
@@ -35,13 +35,20 @@ pub fn status(
         status.completion_time.get_or_insert_with(|| rfc3339(state.since));
     }
     if let Some(plan) = phase.plan() {
-        status.strategy = Some("ShadowPod".to_owned());
+        status.strategy = Some(match plan.strategy {
+            Strategy::ShadowPod => "ShadowPod".to_owned(),
+            Strategy::Sequential => "Sequential".to_owned(),
+        });
         status.source_node = Some(plan.source_node.clone());
         status.target_pod = Some(plan.target_pod.clone());
         status.target_node = Some(plan.target_node.clone());
         status.container_name = Some(plan.container.clone());
-        if let Owner::Deployment { deployment, .. } = &plan.owner {
-            status.deployment_name = Some(deployment.clone());
+        match &plan.owner {
+            Owner::Deployment { deployment, .. } => {
+                status.deployment_name = Some(deployment.clone());
+            }
+            Owner::StatefulSet(set) => status.stateful_set_name = Some(set.clone()),
+            Owner::Bare | Owner::Other { .. } => {}
         }
     }
     if let Some(taken) = phase.taken() {

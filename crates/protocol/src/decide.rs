@@ -3,10 +3,12 @@
 
 use crate::effect::Effect;
 use crate::observation::{Interest, Observation, Pod};
-use crate::phase::{CutStep, Failure, ParkStep, Phase, Plan, Reached, State, SwitchStep, Undo};
+use crate::phase::{
+    CutStep, Failure, ParkStep, Phase, Plan, Reached, RestoreStep, State, SwitchStep, Undo,
+};
 use crate::spec::{ReplayMode, Settings, Spec};
 use crate::time::Time;
-use crate::{handoff, pending, switch, unwind};
+use crate::{handoff, pending, sequential, switch, unwind};
 
 /// What the present step comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +48,7 @@ pub fn effects(spec: &Spec, phase: &Phase) -> Vec<Effect> {
         Phase::Pending => pending::effects(spec),
         Phase::Checkpointing { plan, step } => handoff::effects(plan, step),
         Phase::Transferring { .. } => vec![Effect::CreateJob],
-        Phase::Restoring { plan, .. } => switch::restore_effects(plan),
+        Phase::Restoring { plan, step, .. } => switch::restore_effects(plan, *step),
         Phase::Replaying { .. } => vec![Effect::DeletePrePull, Effect::DeleteJob],
         Phase::Finalizing { plan, step, .. } => switch::effects(plan, *step),
         Phase::Unwinding { plan, reached, step, .. } => unwind::effects(plan, *reached, step),
@@ -148,13 +150,14 @@ fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
         Phase::Pending
         | Phase::Checkpointing { .. }
         | Phase::Transferring { .. }
-        | Phase::Restoring { .. }
-        | Phase::Replaying { .. }
+        | Phase::Restoring { step: RestoreStep::Beside, .. }
+        | Phase::Replaying { commit: None, .. }
         | Phase::Finalizing { step: SwitchStep::Open(None) | SwitchStep::Overlap(None), .. } => {
             true
         }
         // Once the source is going, only forward is left.
-        Phase::Finalizing { step: SwitchStep::Replace(None), plan, .. } => {
+        Phase::Finalizing { step: SwitchStep::Replace(None), plan, .. }
+        | Phase::Restoring { step: RestoreStep::Vacate, plan, .. } => {
             source(plan, seen).is_some_and(|pod| !pod.terminating)
         }
         // The order may have been read, unless it is there still and its reader is gone.
@@ -162,7 +165,12 @@ fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
             let unread = seen.broker.as_ref().and_then(|broker| broker.target_control);
             seen.target.is_none() && unread.is_some_and(|counts| counts.ready > 0)
         }
-        Phase::Finalizing {
+        Phase::Restoring {
+            step: RestoreStep::Prepare(_) | RestoreStep::Admit(_) | RestoreStep::Retry(_),
+            ..
+        }
+        | Phase::Replaying { commit: Some(_), .. }
+        | Phase::Finalizing {
             step:
                 SwitchStep::Open(Some(_))
                 | SwitchStep::Overlap(Some(_))
@@ -189,10 +197,16 @@ fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now
             handoff::step(plan, step, settings, seen, state.since, now)
         }
         Phase::Transferring { plan, taken } => switch::transfer(plan, taken, seen),
-        Phase::Restoring { plan, taken, image } => switch::restore(plan, taken, image, seen, now),
-        Phase::Replaying { plan, taken, image, target, progress } => {
+        Phase::Restoring { plan, taken, image, step: RestoreStep::Beside } => {
+            switch::restore(plan, taken, image, None, seen, now)
+        }
+        Phase::Restoring { plan, taken, image, step } => {
+            let place = sequential::Place { plan, taken, image };
+            sequential::step(&place, *step, settings, seen, state.since, now)
+        }
+        Phase::Replaying { plan, taken, image, target, progress, commit } => {
             let facts = switch::Facts { plan, taken, image, target };
-            switch::replay(&facts, *progress, settings, seen, state.phase_since, now)
+            switch::replay(&facts, *progress, *commit, settings, seen, state.phase_since, now)
         }
         Phase::Finalizing { plan, taken, image, target, step } => {
             let facts = switch::Facts { plan, taken, image, target };

@@ -39,6 +39,14 @@ pub enum Effect {
     Adopt,
     /// Delete the source pod.
     DeleteSource,
+    /// Delete the source pod with the shortest grace that its kubelet still confirms: its state is
+    /// safe, and nobody waits for it to say goodbye.
+    Vacate,
+    /// From now on admission lets the owner's next pod of the source's name pass, as the target.
+    Admit {
+        /// The node it is to run on.
+        node: String,
+    },
     /// Make sure that the checkpoint is never restored again (handoff, "Restored at most once").
     Retire,
     /// Close the connections to the broker; the lock goes with them.
@@ -75,6 +83,8 @@ impl Effect {
             Effect::UnpreferSource => "unprefer-source",
             Effect::Adopt => "adopt",
             Effect::DeleteSource => "delete-source",
+            Effect::Vacate => "vacate",
+            Effect::Admit { .. } => "admit",
             Effect::Retire => "retire",
             Effect::CloseBroker => "close-broker",
         }

@@ -22,6 +22,7 @@ pub mod observation;
 mod park;
 pub mod pending;
 pub mod phase;
+mod sequential;
 pub mod spec;
 mod switch;
 pub mod time;

@@ -73,6 +73,8 @@ pub struct Container {
     pub id: String,
     /// Running now.
     pub running: bool,
+    /// Its process has begun to run, whether or not it still does.
+    pub started: bool,
     /// How often it was restarted.
     pub restarts: u32,
     /// The image as the pod's spec names it.

@@ -88,8 +88,12 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     let (pod, container) = source(spec, seen)?;
     let repository = repository(spec, preflight)?;
     let target_node = target_node(spec, pod, preflight)?;
-    let target_pod = target_name(&spec.source_pod);
-    if preflight.name_taken {
+    let strategy = strategy(spec, settings, pod)?;
+    let target_pod = match strategy {
+        Strategy::ShadowPod => target_name(&spec.source_pod),
+        Strategy::Sequential => spec.source_pod.clone(),
+    };
+    if preflight.name_taken && strategy == Strategy::ShadowPod {
         return no(
             "NameTaken",
             format!("the target pod's name {target_pod} is taken by another pod; delete it first"),
@@ -109,6 +113,9 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     };
     consumers_allow(spec, queue, pod, survey, counts)?;
     let (mode, mode_reason) = mode(spec, settings, queue, pod, survey, counts)?;
+    if strategy == Strategy::Sequential && mode == ReplayMode::Park {
+        return no("NotSupported", "strategy Sequential in mode Park is not part of this version");
+    }
     Ok(Plan {
         names: Names::new(queue, &spec.uid),
         source_pod: spec.source_pod.clone(),
@@ -120,7 +127,7 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
         target_pod,
         target_node,
         owner: pod.owner.clone(),
-        strategy: Strategy::ShadowPod,
+        strategy,
         repository,
         bindings: survey.bindings.clone(),
         before: survey.totals,
@@ -136,9 +143,6 @@ fn supported(spec: &Spec) -> Checked<()> {
     let not_yet = |what: &str, instead: &str| {
         no("NotSupported", format!("{what} is not part of this version; {instead}"))
     };
-    if spec.strategy == Some(Strategy::Sequential) {
-        return not_yet("migrationStrategy Sequential", "use ShadowPod");
-    }
     if spec.transfer == Transfer::Direct {
         return not_yet("transferMode Direct", "use Registry");
     }
@@ -163,16 +167,7 @@ fn source<'a>(spec: &Spec, seen: &'a Observation) -> Checked<(&'a Pod, String)> 
         return no("SourceNotRunning", format!("source pod {name} is not running"));
     }
     match &pod.owner {
-        Owner::Bare | Owner::Deployment { .. } => {}
-        Owner::StatefulSet(set) => {
-            return no(
-                "NotSupported",
-                format!(
-                    "source pod {name} belongs to StatefulSet {set}; this version moves bare \
-                         pods and pods of Deployments"
-                ),
-            );
-        }
+        Owner::Bare | Owner::Deployment { .. } | Owner::StatefulSet(_) => {}
         Owner::Other { kind, name: owner } => {
             return no(
                 "OwnerNotSupported",
@@ -206,6 +201,36 @@ fn source<'a>(spec: &Spec, seen: &'a Observation) -> Checked<(&'a Pod, String)> 
         return no("PodNotMovable", format!("source pod {name} can't be checkpointed: {problem}"));
     }
     Ok((pod, container))
+}
+
+/// As asked for, or by the owner: the names of a StatefulSet's pods are unique.
+fn strategy(spec: &Spec, settings: &Settings, pod: &Pod) -> Checked<Strategy> {
+    let name = &spec.source_pod;
+    match (&pod.owner, spec.strategy) {
+        (Owner::StatefulSet(set), None | Some(Strategy::Sequential)) if !settings.admission => no(
+            "NotSupported",
+            format!(
+                "source pod {name} belongs to StatefulSet {set}; this version moves bare pods and \
+                 pods of Deployments"
+            ),
+        ),
+        (Owner::StatefulSet(_), None | Some(Strategy::Sequential)) => Ok(Strategy::Sequential),
+        (Owner::StatefulSet(set), Some(Strategy::ShadowPod)) => no(
+            "NotSupported",
+            format!(
+                "strategy ShadowPod for source pod {name} of StatefulSet {set} is not part of this \
+                 version; use Sequential"
+            ),
+        ),
+        (_, Some(Strategy::Sequential)) => no(
+            "NotSupported",
+            format!(
+                "strategy Sequential is for pods of StatefulSets, which pod {name} is not; use \
+                 ShadowPod"
+            ),
+        ),
+        (_, None | Some(Strategy::ShadowPod)) => Ok(Strategy::ShadowPod),
+    }
 }
 
 fn repository(spec: &Spec, preflight: &Preflight) -> Checked<String> {

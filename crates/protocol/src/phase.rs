@@ -210,6 +210,38 @@ pub struct Image {
     pub bytes: u64,
 }
 
+/// The steps of phase Restoring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestoreStep {
+    /// The target pod is created beside the source.
+    Beside,
+    /// Strategy Sequential: the source is deleted. It ends with the [`Commit`].
+    Vacate,
+    /// Strategy Sequential: the copy's order is laid out before anybody can come for it.
+    Prepare(Attempt),
+    /// Strategy Sequential: the owner's next pod of that name is made the copy by admission.
+    Admit(Attempt),
+    /// Strategy Sequential: the copy never began to run. Its pod goes; the same checkpoint is
+    /// restored on the other node, and no fresh pod is ever let in.
+    Retry(Attempt),
+}
+
+/// One of the attempts to restore a checkpoint whose source is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When there was no way back any more.
+    pub commit: Commit,
+    /// How many have failed before.
+    pub failed: u32,
+}
+
+impl Attempt {
+    /// The nodes take turns: the source's had everything the workload needs.
+    pub(crate) fn node(self, plan: &Plan) -> &str {
+        if self.failed.is_multiple_of(2) { &plan.target_node } else { &plan.source_node }
+    }
+}
+
 /// One run of the target's container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -364,6 +396,8 @@ pub enum Phase {
         taken: Taken,
         /// Its image.
         image: Image,
+        /// The step.
+        step: RestoreStep,
     },
     /// The target catches up.
     Replaying {
@@ -377,6 +411,8 @@ pub enum Phase {
         target: Incarnation,
         /// How far it has caught up.
         progress: Progress,
+        /// Strategy Sequential: the source is gone already.
+        commit: Option<Commit>,
     },
     /// The target takes over.
     Finalizing {

@@ -95,6 +95,8 @@ pub struct Settings {
     pub park_pause_ms: u64,
     /// How long the broker's statistics may lag, in milliseconds.
     pub statistics_ms: u64,
+    /// The operator's admission is there, which strategy Sequential needs.
+    pub admission: bool,
     /// Deadlines of the waits.
     pub deadlines: Deadlines,
 }
@@ -134,6 +136,7 @@ impl Default for Settings {
             overlap_ms: 1_500,
             park_pause_ms: 15_000,
             statistics_ms: 6_000,
+            admission: false,
             deadlines: Deadlines {
                 preflight: 15_000,
                 broker: 30_000,

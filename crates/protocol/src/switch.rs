@@ -2,15 +2,16 @@
 
 use crate::broker::{Binding, Order, Topology};
 use crate::control::{Control, Role};
-use crate::decide::Next;
+use crate::decide::{Next, source};
 use crate::effect::Effect;
 use crate::handoff::{bind_queue, unbind_exchange};
 use crate::names::control_queue;
 use crate::observation::{Interest, Job, Observation, Owner, Pod};
 use crate::phase::{
-    Commit, Evidence, Failure, Image, Incarnation, Phase, Plan, Progress, SwitchStep, Taken,
+    Commit, Evidence, Failure, Image, Incarnation, Phase, Plan, Progress, RestoreStep, SwitchStep,
+    Taken,
 };
-use crate::spec::{ReplayMode, Settings};
+use crate::spec::{ReplayMode, Settings, Strategy};
 use crate::time::Time;
 
 /// Watched things wake the operator by themselves; this only bounds what a lost event costs.
@@ -46,6 +47,10 @@ pub(crate) fn transfer(plan: &Plan, taken: &Taken, seen: &Observation) -> Next {
             plan: plan.clone(),
             taken: taken.clone(),
             image: Image { reference: image.clone(), bytes: *bytes },
+            step: match plan.strategy {
+                Strategy::ShadowPod => RestoreStep::Beside,
+                Strategy::Sequential => RestoreStep::Vacate,
+            },
         }),
         Some(Job::Failed(why)) => Next::Fail(Failure::new(
             "TransferFailed",
@@ -59,7 +64,21 @@ pub(crate) fn transfer(plan: &Plan, taken: &Taken, seen: &Observation) -> Next {
 
 /// The order lies in the target's control queue before its pod exists, so that whatever the copy
 /// does on waking, it ends up on `Q`. In mode `Park` it wakes on the park queue and waits.
-pub(crate) fn restore_effects(plan: &Plan) -> Vec<Effect> {
+pub(crate) fn restore_effects(plan: &Plan, step: RestoreStep) -> Vec<Effect> {
+    match step {
+        RestoreStep::Beside => {
+            let mut effects = lay_out_order(plan);
+            effects.push(Effect::CreateTarget);
+            effects
+        }
+        RestoreStep::Vacate => vec![Effect::Vacate],
+        RestoreStep::Prepare(_) => lay_out_order(plan),
+        RestoreStep::Admit(attempt) => vec![Effect::Admit { node: attempt.node(plan).to_owned() }],
+        RestoreStep::Retry(_) => vec![Effect::DeleteTarget],
+    }
+}
+
+fn lay_out_order(plan: &Plan) -> Vec<Effect> {
     let mut effects = vec![Effect::Topology(Topology::DeclareControlQueue {
         name: control_queue(&plan.target_pod),
         like: control_queue(&plan.source_pod),
@@ -71,7 +90,6 @@ pub(crate) fn restore_effects(plan: &Plan) -> Vec<Effect> {
             control: Control::StartReplay { queue, role: Role::Target },
         }));
     }
-    effects.push(Effect::CreateTarget);
     effects
 }
 
@@ -83,6 +101,7 @@ pub(crate) fn restore(
     plan: &Plan,
     taken: &Taken,
     image: &Image,
+    commit: Option<Commit>,
     seen: &Observation,
     now: Time,
 ) -> Next {
@@ -90,9 +109,6 @@ pub(crate) fn restore(
     let Some(target) = &seen.target else {
         return Next::Wait(WATCHED, format!("target pod {pod} to appear"));
     };
-    if target.ended {
-        return Next::Fail(Failure::new("RestoreFailed", format!("target pod {pod} has ended")));
-    }
     let running = target.statuses.get(&plan.container).filter(|container| container.running);
     let Some(container) = running else {
         let why = target.waiting.as_deref().unwrap_or("it is being started");
@@ -123,6 +139,7 @@ pub(crate) fn restore(
         image: image.clone(),
         target: incarnation,
         progress: Progress { lag, at: now },
+        commit,
     })
 }
 
@@ -157,11 +174,15 @@ fn parked(
 pub(crate) fn replay(
     facts: &Facts,
     progress: Progress,
+    commit: Option<Commit>,
     settings: &Settings,
     seen: &Observation,
     phase_since: Time,
     now: Time,
 ) -> Next {
+    if let Some(commit) = commit.filter(|_| ended(seen)) {
+        return facts.finalizing(SwitchStep::Retire(commit));
+    }
     let plan = facts.plan;
     let Some(broker) = &seen.broker else {
         return Next::Wait(POLL, "the broker to answer".to_owned());
@@ -174,10 +195,11 @@ pub(crate) fn replay(
     let allowance = facts.target.feed_per_second.saturating_mul(settings.pause_budget_ms) / 1_000;
     let caught_up = primary.ready <= s2.ready.saturating_add(allowance);
     let forced = plan.mode == ReplayMode::Cutoff && waited >= plan.cutoff_ms;
-    if probes && primary.consumers == 1 && (caught_up || forced) {
-        return facts.finalizing(SwitchStep::Open(None));
+    if probes && primary.consumers == 1 && (caught_up || forced || commit.is_some()) {
+        return facts.finalizing(SwitchStep::Open(commit));
     }
-    if plan.mode == ReplayMode::Drain
+    if commit.is_none()
+        && plan.mode == ReplayMode::Drain
         && let Some(next) = stalled(facts, progress, settings, primary.ready, now)
     {
         return next;
@@ -206,6 +228,7 @@ fn stalled(
             image: facts.image.clone(),
             target: facts.target.clone(),
             progress: Progress { lag, at: now },
+            commit: None,
         }));
     }
     (lag >= progress.lag && waited >= limit).then(|| {
@@ -224,21 +247,25 @@ fn stalled(
 pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
     match step {
         SwitchStep::Hand => vec![end_replay(plan)],
-        SwitchStep::Open(Some(_)) => vec![Effect::Announce, Effect::OpenGate],
-        SwitchStep::Open(None) => vec![end_replay(plan), Effect::Announce, Effect::OpenGate],
+        SwitchStep::Open(Some(_)) if plan.mode == ReplayMode::Park => {
+            vec![Effect::Announce, Effect::OpenGate]
+        }
+        SwitchStep::Open(_) => vec![end_replay(plan), Effect::Announce, Effect::OpenGate],
         SwitchStep::Overlap(_) => Vec::new(),
         SwitchStep::Replace(_) => match plan.owner {
             Owner::Deployment { .. } => vec![Effect::PreferSource, Effect::Adopt],
             _ => vec![Effect::Adopt, Effect::DeleteSource],
         },
         SwitchStep::Retire(_) => vec![Effect::Retire],
-        SwitchStep::Remove(..) => remove(plan, Some(&control_queue(&plan.source_pod))),
+        SwitchStep::Remove(..) => remove(plan, &plan.source_pod, &plan.target_pod),
     }
 }
 
-/// Feeds `Q` as it was fed before and removes what the migration made; the lock goes last.
-pub(crate) fn remove(plan: &Plan, control: Option<&str>) -> Vec<Effect> {
+/// Feeds `Q` as it was fed before and removes what the migration made, with the control queue of
+/// the pod that is `gone`, unless it is the survivor's too; the lock goes last.
+pub(crate) fn remove(plan: &Plan, gone: &str, survivor: &str) -> Vec<Effect> {
     let names = &plan.names;
+    let control = (gone != survivor).then(|| control_queue(gone));
     let mut effects: Vec<Effect> =
         plan.bindings.iter().map(|b| bind_queue(&names.primary, b.clone())).collect();
     effects.extend(plan.bindings.iter().map(|b| unbind_exchange(&names.gate, b.clone())));
@@ -251,7 +278,7 @@ pub(crate) fn remove(plan: &Plan, control: Option<&str>) -> Vec<Effect> {
         names
             .side_queues()
             .into_iter()
-            .chain(control)
+            .chain(control.as_deref())
             .map(|name| Effect::Topology(Topology::DeleteQueue { name: name.to_owned() })),
     );
     effects.extend([Effect::DeletePrePull, Effect::DeleteJob]);
@@ -281,7 +308,6 @@ pub(crate) fn finalize(
     let plan = facts.plan;
     let waited = now.since(since);
     let ready = seen.target.as_ref().is_some_and(|target| target.ready);
-    let ended = seen.target.as_ref().is_none_or(|target| target.ended || target.terminating);
     match step {
         SwitchStep::Hand => {
             let order = seen.broker.as_ref().and_then(|broker| broker.target_control);
@@ -291,11 +317,14 @@ pub(crate) fn finalize(
             }
         }
         // A crash after the commit is the workload's own: its owner makes a fresh pod.
-        SwitchStep::Open(Some(commit)) | SwitchStep::Overlap(Some(commit)) if ended => {
+        SwitchStep::Open(Some(commit)) | SwitchStep::Overlap(Some(commit)) if ended(seen) => {
             facts.finalizing(SwitchStep::Replace(Some(commit)))
         }
         SwitchStep::Open(_) | SwitchStep::Overlap(_) if !ready => {
             Next::Wait(WATCHED, format!("target pod {} to be Ready", plan.target_pod))
+        }
+        SwitchStep::Open(Some(commit)) if source(plan, seen).is_none() => {
+            facts.finalizing(SwitchStep::Retire(commit))
         }
         SwitchStep::Open(commit) => facts.finalizing(SwitchStep::Overlap(commit)),
         SwitchStep::Overlap(commit) if waited >= settings.overlap_ms => {
@@ -360,10 +389,11 @@ pub(crate) fn target_lost(phase: &Phase, seen: &Observation) -> Option<Failure> 
         Phase::Replaying { plan, target, .. } | Phase::Finalizing { plan, target, .. } => {
             (plan, Some(target))
         }
-        Phase::Restoring { plan, .. } => (plan, None),
+        Phase::Restoring { plan, step: RestoreStep::Beside, .. } => (plan, None),
         Phase::Pending
         | Phase::Checkpointing { .. }
         | Phase::Transferring { .. }
+        | Phase::Restoring { .. }
         | Phase::Completed { .. }
         | Phase::Unwinding { .. }
         | Phase::Failed { .. } => return None,
@@ -387,10 +417,15 @@ pub(crate) fn target_lost(phase: &Phase, seen: &Observation) -> Option<Failure> 
     None
 }
 
+/// After the commit a crash of the target is the workload's own.
+fn ended(seen: &Observation) -> bool {
+    seen.target.as_ref().is_none_or(|target| target.ended || target.terminating)
+}
+
 /// Whoever else consumes `Q` takes messages that the target needs.
 pub(crate) fn crowded(phase: &Phase, seen: &Observation) -> Option<Failure> {
     let (Phase::Restoring { plan, .. }
-    | Phase::Replaying { plan, .. }
+    | Phase::Replaying { plan, commit: None, .. }
     | Phase::Finalizing {
         plan, step: SwitchStep::Open(None) | SwitchStep::Overlap(None), ..
     }) = phase

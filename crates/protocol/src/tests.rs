@@ -20,6 +20,7 @@ use crate::time::Time;
 
 mod lost;
 mod park;
+mod sequential;
 
 const Q: &str = "app.events";
 
@@ -47,6 +48,7 @@ fn pod(uid: &str, node: &str, container: &str) -> Pod {
     let status = Container {
         id: container.into(),
         running: true,
+        started: true,
         restarts: 0,
         image: "registry.example/app:1".into(),
     };

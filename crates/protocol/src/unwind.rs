@@ -9,7 +9,6 @@ use crate::control::Control;
 use crate::decide::{Next, source};
 use crate::effect::Effect;
 use crate::handoff::{bind_exchange, bind_queue, hold_to_s2, to_source, unbind_exchange};
-use crate::names::control_queue;
 use crate::observation::{BrokerView, Heir, Interest, Observation};
 use crate::phase::{Failure, Phase, PhaseName, Plan, Reached, Undo};
 use crate::spec::Settings;
@@ -50,7 +49,7 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
         Undo::Return => {
             vec![Effect::Order(Order { pod: plan.source_pod.clone(), control: Control::EndReplay })]
         }
-        Undo::Remove => remove(plan, Some(&control_queue(&plan.target_pod))),
+        Undo::Remove => remove(plan, &plan.target_pod, &plan.source_pod),
     }
 }
 

@@ -1,0 +1,90 @@
+//! Strategy Sequential: the source makes room, and the owner's next pod of its name is the restored
+//! one. Once the source is gone, checkpoint and `Q` are the truth until the copy runs: what fails is
+//! the attempt, never the migration (`docs/handoff.md`, "When there is no source").
+
+use crate::decide::Next;
+use crate::observation::Observation;
+use crate::phase::{
+    Attempt, Commit, Image, Incarnation, Phase, Plan, RestoreStep, SwitchStep, Taken,
+};
+use crate::spec::Settings;
+use crate::switch::restore;
+use crate::time::Time;
+
+/// Wake-up in milliseconds while watched things are waited for.
+const WATCHED: u64 = 1_000;
+
+/// What is known when the image is in place.
+pub(crate) struct Place<'a> {
+    pub plan: &'a Plan,
+    pub taken: &'a Taken,
+    pub image: &'a Image,
+}
+
+impl Place<'_> {
+    fn to(&self, step: RestoreStep) -> Next {
+        Next::go(Phase::Restoring {
+            plan: self.plan.clone(),
+            taken: self.taken.clone(),
+            image: self.image.clone(),
+            step,
+        })
+    }
+}
+
+pub(crate) fn step(
+    place: &Place,
+    step: RestoreStep,
+    settings: &Settings,
+    seen: &Observation,
+    since: Time,
+    now: Time,
+) -> Next {
+    let plan = place.plan;
+    match step {
+        RestoreStep::Beside | RestoreStep::Vacate => match Commit::proved(plan, seen, now) {
+            Some(commit) => place.to(RestoreStep::Prepare(Attempt { commit, failed: 0 })),
+            None => Next::Wait(WATCHED, format!("source pod {} to be gone", plan.source_pod)),
+        },
+        RestoreStep::Prepare(attempt) => place.to(RestoreStep::Admit(attempt)),
+        RestoreStep::Admit(attempt) => {
+            let overdue = now.since(since) > settings.deadlines.restore;
+            admitted(place, attempt, overdue, seen, now)
+        }
+        RestoreStep::Retry(attempt) if seen.target.is_none() => {
+            let failed = attempt.failed.saturating_add(1);
+            place.to(RestoreStep::Prepare(Attempt { failed, ..attempt }))
+        }
+        RestoreStep::Retry(_) => {
+            Next::Wait(WATCHED, format!("pod {} to be gone for another attempt", plan.target_pod))
+        }
+    }
+}
+
+/// A copy that ran, however briefly, may have taken messages from `Q`: the checkpoint alone is not
+/// the truth any more and is never restored again. What follows is its owner's business.
+fn admitted(place: &Place, attempt: Attempt, overdue: bool, seen: &Observation, now: Time) -> Next {
+    let Attempt { commit, .. } = attempt;
+    let plan = &Plan { target_node: attempt.node(place.plan).to_owned(), ..place.plan.clone() };
+    let (taken, image) = (place.taken, place.image);
+    let Some(target) = &seen.target else {
+        return Next::Wait(WATCHED, format!("pod {} to come back", plan.target_pod));
+    };
+    let status = target.statuses.get(&plan.container);
+    let started = status.is_some_and(|found| found.started || found.running);
+    match status {
+        Some(status) if started && target.ended => Next::go(Phase::Finalizing {
+            plan: plan.clone(),
+            taken: taken.clone(),
+            image: image.clone(),
+            target: Incarnation {
+                uid: target.uid.clone(),
+                container_id: status.id.clone(),
+                feed_per_second: 0,
+            },
+            step: SwitchStep::Retire(commit),
+        }),
+        _ if !started && (target.ended || overdue) => place.to(RestoreStep::Retry(attempt)),
+        _ => restore(plan, taken, image, Some(commit), seen, now),
+    }
+}
