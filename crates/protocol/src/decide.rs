@@ -87,7 +87,7 @@ pub fn decide(
     let todo = effects(spec, &state.phase);
     let next = match preempted(spec, state, seen) {
         Some(failure) => Next::Fail(failure),
-        None if todo.is_empty() || seen.acted || state.phase == Phase::Pending => {
+        None if todo.is_empty() || seen.acted.is_some() || state.phase == Phase::Pending => {
             step(spec, settings, state, seen, now)
         }
         None => Next::Wait(0, format!("{} is being acted on", state.phase.name().as_str())),
@@ -95,7 +95,7 @@ pub fn decide(
     let next = overdue(settings, state, seen, now, next);
     match next {
         Next::Wait(wake, waiting) => {
-            let effects = if seen.acted { Vec::new() } else { todo };
+            let effects = if seen.acted.is_some() { Vec::new() } else { todo };
             let wake = (!state.phase.is_final()).then_some(wake);
             Decision { state: state.clone(), effects, wake, waiting }
         }
@@ -191,10 +191,12 @@ pub(crate) fn source<'a>(plan: &Plan, seen: &'a Observation) -> Option<&'a Pod> 
 }
 
 fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now: Time) -> Next {
+    // What settles after an effect does so from when it was done, which a crash may have put off.
+    let since = seen.acted.map_or(state.since, |acted| acted.max(state.since));
     match &state.phase {
         Phase::Pending => pending::step(spec, settings, seen),
         Phase::Checkpointing { plan, step } => {
-            handoff::step(plan, step, settings, seen, state.since, now)
+            handoff::step(plan, step, settings, seen, since, now)
         }
         Phase::Transferring { plan, taken } => switch::transfer(plan, taken, seen),
         Phase::Restoring { plan, taken, image, step: RestoreStep::Beside } => {
@@ -202,7 +204,7 @@ fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now
         }
         Phase::Restoring { plan, taken, image, step } => {
             let place = sequential::Place { plan, taken, image };
-            sequential::step(&place, *step, settings, seen, state.since, now)
+            sequential::step(&place, *step, settings, seen, since, now)
         }
         Phase::Replaying { plan, taken, image, target, progress, commit } => {
             let facts = switch::Facts { plan, taken, image, target };
@@ -210,9 +212,9 @@ fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now
         }
         Phase::Finalizing { plan, taken, image, target, step } => {
             let facts = switch::Facts { plan, taken, image, target };
-            switch::finalize(&facts, *step, settings, seen, state.since, now)
+            switch::finalize(&facts, *step, settings, seen, since, now)
         }
-        Phase::Unwinding { .. } => unwind::step(&state.phase, settings, seen, state.since, now),
+        Phase::Unwinding { .. } => unwind::step(&state.phase, settings, seen, since, now),
         Phase::Completed { .. } | Phase::Failed { .. } => Next::Wait(0, String::new()),
     }
 }
@@ -228,7 +230,7 @@ fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
                 ParkStep::Stop | ParkStep::Leave { .. } => limits.obey,
                 ParkStep::Freeze { .. } => limits.checkpoint,
             },
-            CutStep::CutA | CutStep::Drain(_) => limits.drain,
+            CutStep::CutA | CutStep::Return { .. } | CutStep::Drain(_) => limits.drain,
             CutStep::Divert { .. }
             | CutStep::Recall(_)
             | CutStep::Quiesce(_)
@@ -259,7 +261,8 @@ fn give_up(phase: &Phase, failure: Failure) -> Phase {
         _ if plan.mode == ReplayMode::Park => Reached::Parked,
         Phase::Checkpointing { step: CutStep::Install, .. } => Reached::Installed,
         Phase::Checkpointing {
-            step: CutStep::CutA | CutStep::Divert { .. } | CutStep::Empty { .. },
+            step:
+                CutStep::CutA | CutStep::Divert { .. } | CutStep::Empty { .. } | CutStep::Return { .. },
             ..
         } => Reached::CutA,
         _ => Reached::CutB,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::{Binding, Counts, Emptiness, Survey};
 use crate::phase::Evidence;
+use crate::time::Time;
 
 /// Who owns a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,8 +201,8 @@ pub struct Trouble {
 /// The world now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observation {
-    /// This operator has carried out all effects of the present step.
-    pub acted: bool,
+    /// When this operator had carried out all effects of the present step; absent while it hasn't.
+    pub acted: Option<Time>,
     /// What last went wrong in the present step, if it still stands.
     pub trouble: Option<Trouble>,
     /// The source pod; absent when it does not exist.

@@ -94,7 +94,7 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     let Some(status) = pod.statuses.get(&container) else {
         return no("ContainerNotRunning", format!("container {container} has no status yet"));
     };
-    if !seen.acted {
+    if seen.acted.is_none() {
         return unknown("the lock on the queue");
     }
     let Some(survey) = &preflight.survey else { return unknown("the broker's survey") };

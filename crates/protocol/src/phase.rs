@@ -67,6 +67,11 @@ pub enum CutStep {
         /// When cut A was done.
         cut_a: Time,
     },
+    /// 3: something trailed cut A into `Q`: the source goes back for it, then to S1 again.
+    Return {
+        /// When cut A was done.
+        cut_a: Time,
+    },
     /// 4: one operation moves the feed from S1 to `Q` and S2.
     CutB {
         /// When cut A was done.
@@ -176,6 +181,8 @@ pub enum Undo {
     Target,
     /// Before cut B: the source works off `Q`.
     WorkOff,
+    /// Before cut B: something trailed cut A into `Q`, and the source goes back for it.
+    Fetch,
     /// Before cut B: the source goes on with S1.
     Divert,
     /// After cut B: the source works off S1.

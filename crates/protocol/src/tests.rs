@@ -110,7 +110,7 @@ fn survey() -> Survey {
 
 fn preflight() -> Observation {
     Observation {
-        acted: true,
+        acted: Some(Time(0)),
         source: Some(pod("source", "worker-1", "c1")),
         preflight: Some(Preflight {
             nodes: vec![node("worker-1"), node("worker-2")],
@@ -148,7 +148,7 @@ fn obliging(phase: &Phase) -> Observation {
             s2: Totals { routed: 40, acknowledged: 35, redelivered: 0 },
         }),
     };
-    let mut seen = Observation { acted: true, ..preflight() };
+    let mut seen = Observation { acted: Some(Time(0)), ..preflight() };
     let ours = Pod { ours: true, ..pod("target", "worker-2", "c2") };
     match phase {
         Phase::Pending => return preflight(),
@@ -179,6 +179,9 @@ fn obliging(phase: &Phase) -> Observation {
         Phase::Finalizing { .. } => {
             seen.target = Some(ours);
             seen.source = None;
+        }
+        Phase::Unwinding { plan, step: Undo::Unfeed, .. } => {
+            broker.bindings = Some(vec![Binding::plain(&plan.names.both)]);
         }
         Phase::Unwinding { step, .. } => {
             if matches!(step, Undo::Return) {

@@ -99,13 +99,13 @@ impl Migration {
         if state.phase.is_final() {
             return None;
         }
-        if matches!(state.phase, Phase::Pending) && !self.memory.acted {
+        if matches!(state.phase, Phase::Pending) && self.memory.acted.is_none() {
             return None;
         }
         let found = self.ask_broker(spec, state, queue).await;
         match found {
             Ok(view) => {
-                if self.memory.acted {
+                if self.memory.acted.is_some() {
                     self.memory.trouble = None;
                     self.memory.failures = 0;
                 }

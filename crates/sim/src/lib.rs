@@ -1,0 +1,32 @@
+//! A deterministic world for the handoff protocol.
+//!
+//! A broker with RabbitMQ's order, a cluster with controllers that do what the real ones do,
+//! publishers, applications with their habits, an operator that crashes, and a clock: all of it
+//! follows from a seed. The protocol in it is the real one; nothing here knows how a migration goes.
+
+#![deny(missing_docs)]
+
+pub mod application;
+pub mod broker;
+pub mod cluster;
+pub mod log;
+pub mod mutant;
+pub mod scenario;
+pub mod verdict;
+pub mod world;
+
+use log::Log;
+use mutant::Mutant;
+use scenario::Scenario;
+use verdict::Verdict;
+use world::World;
+
+/// Runs a scenario.
+pub fn run(scenario: Scenario, mutant: Option<Mutant>) -> Verdict {
+    World::new(scenario, mutant, Log::default()).run()
+}
+
+/// Runs a scenario and keeps its log.
+pub fn run_logged(scenario: Scenario, mutant: Option<Mutant>) -> Verdict {
+    World::new(scenario, mutant, Log::kept()).run()
+}
