@@ -257,13 +257,23 @@ pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
             _ => vec![Effect::Adopt, Effect::DeleteSource],
         },
         SwitchStep::Retire(_) => vec![Effect::Retire],
-        SwitchStep::Remove(..) => remove(plan, &plan.source_pod, &plan.target_pod),
+        // S2 has only what `Q` has too; what came to S1 so late is nowhere else.
+        SwitchStep::Remove(..) => {
+            let rest = if plan.mode == ReplayMode::Park { None } else { Some(&plan.names.s1) };
+            remove(plan, &plan.source_pod, &plan.target_pod, rest)
+        }
     }
 }
 
 /// Feeds `Q` as it was fed before and removes what the migration made, with the control queue of
-/// the pod that is `gone`, unless it is the survivor's too; the lock goes last.
-pub(crate) fn remove(plan: &Plan, gone: &str, survivor: &str) -> Vec<Effect> {
+/// the pod that is `gone`, unless it is the survivor's too; the lock goes last. Nobody expects that
+/// something is in the `rest` queues by now, but if so, it goes to `Q`: late is better than lost.
+pub(crate) fn remove<'a>(
+    plan: &Plan,
+    gone: &str,
+    survivor: &str,
+    rest: impl IntoIterator<Item = &'a String>,
+) -> Vec<Effect> {
     let names = &plan.names;
     let control = (gone != survivor).then(|| control_queue(gone));
     let mut effects: Vec<Effect> =
@@ -274,6 +284,9 @@ pub(crate) fn remove(plan: &Plan, gone: &str, survivor: &str) -> Vec<Effect> {
             .exchanges()
             .map(|name| Effect::Topology(Topology::DeleteExchange { name: name.to_owned() })),
     );
+    effects.extend(rest.into_iter().map(|from| {
+        Effect::Topology(Topology::Move { from: from.clone(), to: names.primary.clone() })
+    }));
     effects.extend(
         names
             .side_queues()

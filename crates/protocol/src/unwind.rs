@@ -51,7 +51,14 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
         Undo::Move if reached == Reached::CutB => vec![to_q(&names.s1), to_q(&names.s2)],
         Undo::Move | Undo::MoveRest => vec![to_q(side_queue(plan, reached))],
         Undo::Refeed => vec![bind_queue(&names.primary, Binding::plain(&names.gate))],
-        Undo::Remove => remove(plan, &plan.target_pod, &plan.source_pod),
+        Undo::Remove => {
+            let rest: &[&String] = match reached {
+                Reached::CutA | Reached::Rest => &[&names.s1],
+                Reached::CutB => &[&names.s1, &names.s2],
+                Reached::Installed | Reached::Parked => &[],
+            };
+            remove(plan, &plan.target_pod, &plan.source_pod, rest.iter().copied())
+        }
     }
 }
 
@@ -155,13 +162,17 @@ fn worked_off(
         Undo::Purge if way.alone => way.to(Undo::Move),
         Undo::Purge => way.to(Undo::Refeed),
         Undo::Refeed => way.to(Undo::Settle),
+        Undo::Settle if !way.alone && none(side) && !drained(side) => way.to(Undo::Rework),
         Undo::Settle if settled && way.alone => way.to(Undo::MoveRest),
         Undo::Settle if settled && drained(side) => way.to(Undo::Return),
         // What came after the settling time would be deleted with the side queue: back to it.
         Undo::Return if none(side) && !drained(side) => way.to(Undo::Rework),
         Undo::Return if one(broker.primary) && none(side) => way.to(Undo::Remove),
         Undo::Rework if one(side) => way.to(Undo::Settle),
-        Undo::WorkOff | Undo::Regather | Undo::Settle => {
+        // It may have obeyed and then lost its connection, and its memory of the order with it.
+        Undo::Settle => Next::Wait(POLL, format!("source pod {source} to work off its side queue")),
+        _ if waited >= settings.deadlines.obey => way.to(step.clone()),
+        Undo::WorkOff | Undo::Regather => {
             Next::Wait(POLL, format!("source pod {source} to work off its side queue"))
         }
         _ => Next::Wait(POLL, format!("source pod {source} to obey")),

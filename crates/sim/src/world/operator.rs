@@ -71,7 +71,12 @@ impl World {
 
     /// Something watched has changed.
     pub(super) fn ring(&mut self) {
-        if self.operator.running && self.operator.todo.is_empty() && !self.operator.finished {
+        let begun = self.record.state.is_some();
+        if begun
+            && self.operator.running
+            && self.operator.todo.is_empty()
+            && !self.operator.finished
+        {
             self.operate_in(1);
         }
     }
