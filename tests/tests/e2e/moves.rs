@@ -12,8 +12,7 @@ const IN_A_ROW: usize = 10;
 
 /// Seconds that the kubelet of `node` has spent on checkpoints, by its own account.
 async fn checkpoint_seconds(cluster: &Cluster, node: &str) -> anyhow::Result<f64> {
-    const SUM: &str =
-        r#"kubelet_runtime_operations_duration_seconds_sum{operation_type="checkpoint_container"} "#;
+    const SUM: &str = r#"kubelet_runtime_operations_duration_seconds_sum{operation_type="checkpoint_container"} "#;
     let path = format!("/api/v1/nodes/{node}/proxy/metrics");
     let metrics = cluster.client.request_text(http::Request::get(path).body(Vec::new())?).await?;
     // Absent until the first one.
@@ -102,4 +101,3 @@ fn a_rust_consumer_on_a_quorum_queue_moves_too() -> anyhow::Result<()> {
         assert_nothing_left(&cluster).await
     })
 }
-

@@ -3,7 +3,7 @@
 mod cluster_side;
 mod source_side;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -45,22 +45,36 @@ impl Untouched {
         migrate::manifest(&scenario::fresh_name(), &self.source.name_any(), &self.nodes.1)
     }
 
-    /// The migration fails at once, its message begins with `reason` and contains `words`, and
-    /// everything goes on as before.
+    /// The migration is refused before it changes anything.
     async fn refuses(&self, manifest: Value, reason: &str, words: &str) -> anyhow::Result<()> {
+        self.ends(manifest, reason, words, "; nothing was changed").await?;
+        self.goes_on().await.with_context(|| format!("after {reason}"))
+    }
+
+    /// The migration fails, its message begins with `reason`, contains `words` and tells the `end`.
+    async fn ends(
+        &self,
+        manifest: Value,
+        reason: &str,
+        words: &str,
+        end: &str,
+    ) -> anyhow::Result<()> {
         let name = manifest["metadata"]["name"].as_str().context("a name")?.to_owned();
+        let begun = Instant::now();
         migrate::create(&self.cluster, manifest).await?;
         let patience = Duration::from_mins(1);
         let done = migrate::follow(&self.cluster, &name, patience, async |_| Ok(())).await?;
         let text = message(&done);
+        println!("{:>5.1} s  {text}", begun.elapsed().as_secs_f64());
         ensure!(phase(&done) == "Failed", "{reason} is refused, but: {text}");
         ensure!(text.starts_with(&format!("{reason}: ")), "expected {reason}, got: {text}");
         ensure!(text.contains(words), "{reason} says `{words}`, got: {text}");
-        ensure!(text.ends_with("; nothing was changed"), "{reason} says what it did: {text}");
+        ensure!(text.ends_with(end), "{reason} ends with `{end}`, got: {text}");
         ensure!(!text.contains("wrong-password"), "no password in: {text}");
-        self.goes_on().await.with_context(|| format!("after {reason}"))
+        Ok(())
     }
 
+    /// The broker has what it had, and the same process consumes.
     async fn goes_on(&self) -> anyhow::Result<()> {
         let cluster = &self.cluster;
         wait_for("the broker to be as before", Duration::from_secs(10), async || {

@@ -116,7 +116,8 @@ fn get_and_describe_tell_the_story_of_a_move() -> anyhow::Result<()> {
         let story = cluster.kubectl(&["describe", "statefulmigration", &name], "")?;
         let (state, events) = story.split_once("\nEvents:").context("events")?;
         for line in ["Phase: Completed", "Reason: Completed", "Type: Ready"] {
-            let told = state.lines().any(|l| l.split_whitespace().collect::<Vec<_>>().join(" ") == line);
+            let told =
+                state.lines().any(|l| l.split_whitespace().collect::<Vec<_>>().join(" ") == line);
             ensure!(told, "{line} is told in:\n{story}");
         }
         let reasons: Vec<&str> =

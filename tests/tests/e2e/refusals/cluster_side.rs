@@ -97,16 +97,16 @@ async fn unschedulable(world: &Untouched) -> anyhow::Result<()> {
 }
 
 /// A second registry, for which one needs a password.
-struct LockedRegistry(Child);
+struct LockedRegistry<'a>(&'a Lab, Child);
 
-impl LockedRegistry {
-    const PORT: &str = "5055";
+const PORT: &str = "5055";
 
-    fn start(lab: &Lab) -> anyhow::Result<Self> {
+impl<'a> LockedRegistry<'a> {
+    fn start(lab: &'a Lab) -> anyhow::Result<Self> {
         // Nobody knows the password of this hash.
         let script = "printf 'somebody:$2y$05$abcdefghijklmnopqrstuuFvIpJ0vRjS9b4mL4cV6PDDLyZPnXy2G\\n' \
-                      > /run/e2e-htpasswd && exec docker-registry serve /etc/docker/registry/config.yml";
-        let addr = format!("REGISTRY_HTTP_ADDR=:{}", Self::PORT);
+                      > /run/e2e-htpasswd && echo $$ > /run/e2e-registry.pid && exec docker-registry serve /etc/docker/registry/config.yml";
+        let addr = format!("REGISTRY_HTTP_ADDR=:{}", PORT);
         let argv = [
             "env",
             &addr,
@@ -119,14 +119,18 @@ impl LockedRegistry {
         ];
         let mut command = lab.command("control", &argv)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Self(command.spawn().context("start a registry")?))
+        Ok(Self(lab, command.spawn().context("start a registry")?))
     }
 }
 
-impl Drop for LockedRegistry {
+impl Drop for LockedRegistry<'_> {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        // The child only entered the machine; the registry is a process of its own there.
+        let end = "kill $(cat /run/e2e-registry.pid); rm -rf /run/e2e-registry /run/e2e-*";
+        if let Err(error) = self.0.exec("control", &["sh", "-c", end]) {
+            eprintln!("the locked registry lives on: {error}");
+        }
+        let _ = self.1.wait();
     }
 }
 
@@ -134,12 +138,19 @@ async fn locked_registry(world: &Untouched) -> anyhow::Result<()> {
     let lab = &world.cluster.lab;
     let _registry = LockedRegistry::start(lab)?;
     let host = lab.rabbitmq().host;
-    let address = format!("{host}:{}", LockedRegistry::PORT);
+    let address = format!("{host}:{}", PORT);
     wait_for("the locked registry", Duration::from_secs(20), async || {
         Ok(tokio::net::TcpStream::connect(&address).await.ok().map(drop))
     })
     .await?;
     let mut manifest = world.manifest();
     manifest["spec"]["checkpointImageRepository"] = json!(format!("{address}/checkpoints"));
-    world.refuses(manifest, "RegistryUnreachable", "credentials").await
+    let folder = "/var/lib/kubelet/checkpoints";
+    // Only the transfer asks it to take something.
+    let words = format!("registry {address} can't be used with these credentials");
+    let failed = world.ends(manifest, "TransferFailed", &words, "; everything was undone").await;
+    // Known gap: an archive that was not sent stays on its node.
+    lab.exec(&world.nodes.0, &["find", folder, "-name", "checkpoint-consumer-*", "-delete"])?;
+    failed?;
+    world.goes_on().await
 }
