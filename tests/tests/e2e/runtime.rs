@@ -49,7 +49,7 @@ fn a_process_that_criu_refuses_is_rolled_back_and_told() -> anyhow::Result<()> {
         let prelude = "import socket; held = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)";
         let workload = Workload { probe: false, prelude: Some(prelude), ..Workload::default() };
         let cluster = deployed(&workload).await?;
-        rolls_back(&cluster, "CheckpointFailed", &["CRIU"]).await
+        Box::pin(rolls_back(&cluster, "CheckpointFailed", &["CRIU"])).await
     })
 }
 
@@ -94,8 +94,8 @@ fn a_node_whose_runtime_has_no_criu_is_rolled_back_and_told() -> anyhow::Result<
         let (here, _) = scenario::other_node(&cluster, &source)?;
         let without = WithoutCriu::on(&cluster.lab, &here)?;
         wait_for_runtime(&cluster, &here).await?;
-        let rolled_back =
-            rolls_back(&cluster, "CheckpointUnsupported", &["enable_criu_support"]).await;
+        let words = ["enable_criu_support"];
+        let rolled_back = Box::pin(rolls_back(&cluster, "CheckpointUnsupported", &words)).await;
         drop(without);
         wait_for_runtime(&cluster, &here).await?;
         rolled_back

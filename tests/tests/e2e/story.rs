@@ -42,14 +42,13 @@ fn cells(line: &str) -> Vec<&str> {
 }
 
 /// `parts` occur in `text` in this order.
-fn assert_in_order(text: &str, parts: &[&str]) {
+fn ensure_order(text: &str, parts: &[&str]) -> anyhow::Result<()> {
     let mut rest = text;
     for part in parts {
-        let Some((_, after)) = rest.split_once(part) else {
-            panic!("{part} comes after what comes before it in:\n{text}");
-        };
-        rest = after;
+        let split = rest.split_once(part);
+        rest = split.with_context(|| format!("{part} is missing or out of order in:\n{text}"))?.1;
     }
+    Ok(())
 }
 
 #[test]
@@ -88,7 +87,7 @@ fn the_quick_start_of_the_specification_moves_a_bare_pod() -> anyhow::Result<()>
         let header = printed.lines().next().unwrap_or_default();
         ensure!(cells(header) == COLUMNS, "the columns are:\n{printed}");
         let phases = ["Checkpointing", "Transferring", "Restoring", "Replaying", "Completed"];
-        assert_in_order(&printed, &phases);
+        ensure_order(&printed, &phases)?;
         let pod = cluster.pod_of("consumer").await?;
         ensure!(pod.name_any() == "consumer-0-shadow", "the pod is {}", pod.name_any());
         assert_nothing_left(&cluster).await
@@ -125,7 +124,7 @@ fn get_and_describe_tell_the_story_of_a_move() -> anyhow::Result<()> {
         let reasons = reasons.join("\n");
         let phases =
             ["Checkpointing", "Transferring", "Restoring", "Replaying", "Finalizing", "Completed"];
-        assert_in_order(&reasons, &phases);
+        ensure_order(&reasons, &phases)?;
         ensure!(events.contains(&format!("took over on node {there}")), "who took over:\n{story}");
         Ok(())
     })

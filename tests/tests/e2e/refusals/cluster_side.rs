@@ -106,7 +106,7 @@ impl<'a> LockedRegistry<'a> {
         // Nobody knows the password of this hash.
         let script = "printf 'somebody:$2y$05$abcdefghijklmnopqrstuuFvIpJ0vRjS9b4mL4cV6PDDLyZPnXy2G\\n' \
                       > /run/e2e-htpasswd && echo $$ > /run/e2e-registry.pid && exec docker-registry serve /etc/docker/registry/config.yml";
-        let addr = format!("REGISTRY_HTTP_ADDR=:{}", PORT);
+        let addr = format!("REGISTRY_HTTP_ADDR=:{PORT}");
         let argv = [
             "env",
             &addr,
@@ -138,7 +138,7 @@ async fn locked_registry(world: &Untouched) -> anyhow::Result<()> {
     let lab = &world.cluster.lab;
     let _registry = LockedRegistry::start(lab)?;
     let host = lab.rabbitmq().host;
-    let address = format!("{host}:{}", PORT);
+    let address = format!("{host}:{PORT}");
     wait_for("the locked registry", Duration::from_secs(20), async || {
         Ok(tokio::net::TcpStream::connect(&address).await.ok().map(drop))
     })

@@ -91,7 +91,9 @@ fn a_source_that_does_not_run_is_refused() -> anyhow::Result<()> {
             containers[0].as_object_mut().map(|container| container.remove("readinessProbe"));
             let image = containers[0]["image"].clone();
             let second = json!({ "name": "second", "image": image, "command": python("") });
-            containers.as_array_mut().map(|list| list.push(second));
+            if let Some(list) = containers.as_array_mut() {
+                list.push(second);
+            }
         };
         beside(&world, "half", half, |status| {
             let containers = status["containerStatuses"].as_array();
