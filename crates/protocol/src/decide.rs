@@ -10,6 +10,9 @@ use crate::spec::{ReplayMode, Settings, Spec};
 use crate::time::Time;
 use crate::{handoff, pending, sequential, switch, unwind};
 
+/// Wake-up in milliseconds while the broker does not answer.
+const BLIND: u64 = 100;
+
 /// What the present step comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
@@ -62,13 +65,14 @@ pub fn interest(phase: &Phase) -> Interest {
         Phase::Pending => Interest { preflight: true, primary: true, ..Interest::default() },
         Phase::Checkpointing { step, .. } => handoff::interest(step),
         Phase::Transferring { taken, .. } => {
-            Interest { job: true, s1: taken.cuts.is_some(), ..Interest::default() }
+            let replay = taken.cuts.is_some();
+            Interest { job: true, s1: replay, connected: replay, ..Interest::default() }
         }
         Phase::Restoring { plan, .. } if plan.mode == ReplayMode::Park => {
             Interest { park: true, ..Interest::default() }
         }
         Phase::Restoring { .. } | Phase::Replaying { .. } => {
-            Interest { primary: true, s1: true, s2: true, ..Interest::default() }
+            Interest { primary: true, s1: true, s2: true, connected: true, ..Interest::default() }
         }
         Phase::Finalizing { plan, step, .. } => switch::interest(plan, *step),
         Phase::Unwinding { reached, step, .. } => unwind::interest(*reached, step),
@@ -90,18 +94,25 @@ pub fn decide(
         None if todo.is_empty() || seen.acted.is_some() || state.phase == Phase::Pending => {
             step(spec, settings, state, seen, now)
         }
+        None if blind(&state.phase, seen) => Next::Wait(BLIND, "the broker to answer".to_owned()),
         None => Next::Wait(0, format!("{} is being acted on", state.phase.name().as_str())),
     };
     let next = overdue(settings, state, seen, now, next);
     match next {
         Next::Wait(wake, waiting) => {
-            let effects = if seen.acted.is_some() { Vec::new() } else { todo };
+            let idle = seen.acted.is_some() || blind(&state.phase, seen);
+            let effects = if idle { Vec::new() } else { todo };
             let wake = (!state.phase.is_final()).then_some(wake);
             Decision { state: state.clone(), effects, wake, waiting }
         }
         Next::Go(phase) => moved(spec, state.go(*phase, now)),
         Next::Fail(failure) => moved(spec, state.go(give_up(&state.phase, failure), now)),
     }
+}
+
+/// Nothing is done without a look at the broker: what speaks against it may have happened since.
+fn blind(phase: &Phase, seen: &Observation) -> bool {
+    seen.broker.is_none() && *phase != Phase::Pending && !phase.is_final()
 }
 
 fn moved(spec: &Spec, state: State) -> Decision {
@@ -125,6 +136,7 @@ fn preempted(spec: &Spec, state: &State, seen: &Observation) -> Option<Failure> 
     }
     switch::target_lost(&state.phase, seen)
         .or_else(|| switch::crowded(&state.phase, seen))
+        .or_else(|| switch::strayed(&state.phase, seen))
         .or_else(|| handoff::source_lost(&state.phase, seen))
         .or_else(|| handoff::void(&state.phase, seen))
 }

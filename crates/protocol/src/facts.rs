@@ -37,6 +37,10 @@ pub struct Plan {
     pub source_uid: String,
     /// Its container's ID: a restarted container is not the source either.
     pub source_container_id: String,
+    /// Its connection to the broker: as long as that lives, it consumes what it was told to.
+    pub source_connection: String,
+    /// It returns to the queue it was told to consume when it has lost its connection, the user says.
+    pub remembers: bool,
     /// Its node.
     pub source_node: String,
     /// The container to checkpoint.

@@ -170,6 +170,8 @@ pub struct BrokerView {
     pub primary_empty: Option<Emptiness>,
     /// The proof that S1 holds nothing.
     pub s1_empty: Option<Emptiness>,
+    /// Whether the source's connection still lives.
+    pub connected: Option<bool>,
     /// What the queues have seen since they exist.
     pub totals: Option<Evidence>,
 }
@@ -248,6 +250,8 @@ pub struct Interest {
     pub primary_empty: bool,
     /// The proof that S1 holds nothing.
     pub s1_empty: bool,
+    /// Whether the source's connection still lives.
+    pub connected: bool,
     /// What the queues have seen since they exist.
     pub totals: bool,
     /// Who took the source's place.

@@ -113,6 +113,12 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
         source_pod: spec.source_pod.clone(),
         source_uid: pod.uid.clone(),
         source_container_id: status.id.clone(),
+        source_connection: survey
+            .consumers
+            .first()
+            .map(|c| c.connection.clone())
+            .unwrap_or_default(),
+        remembers: pod.remembers,
         source_node: pod.node.clone().unwrap_or_default(),
         base_image: status.image.clone(),
         container,

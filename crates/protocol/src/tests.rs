@@ -142,6 +142,7 @@ fn obliging(phase: &Phase) -> Observation {
         primary_quiet: Some(Emptiness::Proved),
         primary_empty: Some(Emptiness::Proved),
         s1_empty: Some(Emptiness::Proved),
+        connected: Some(true),
         totals: Some(Evidence {
             primary: Totals { routed: 140, acknowledged: 120, redelivered: 1 },
             s1: Totals { routed: 30, acknowledged: 30, redelivered: 0 },

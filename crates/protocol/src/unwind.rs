@@ -146,7 +146,7 @@ fn worked_off(
 ) -> Next {
     let source = &way.plan.source_pod;
     let side = side(way.reached, broker);
-    let settled = waited >= settings.settle_ms;
+    let settled = waited >= settings.linger_ms;
     match step {
         Undo::WorkOff if drained(broker.primary) => way.to(Undo::Divert),
         Undo::WorkOff if none(broker.primary) => way.to(Undo::Fetch),

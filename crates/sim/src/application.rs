@@ -84,6 +84,8 @@ pub struct Process {
     pub consuming: Option<(u32, String)>,
     /// Connected.
     pub connected: bool,
+    /// How often it has connected.
+    pub connections: u32,
     /// Received and not applied.
     buffer: VecDeque<Message>,
     /// Applied and not acknowledged, oldest first.
@@ -116,6 +118,7 @@ impl Process {
             hostname: hostname.to_owned(),
             consuming: None,
             connected: false,
+            connections: 0,
             buffer: VecDeque::new(),
             unacked: VecDeque::new(),
             leaving: None,
@@ -131,6 +134,7 @@ impl Process {
     /// Connects and consumes what it remembers, or its own queue.
     pub fn connect(&mut self, around: &mut Surroundings) {
         self.connected = true;
+        self.connections += 1;
         around.broker.declare_control(&self.control());
         let binding = around.habits.rebinds.then_some(around.binding);
         if around.habits.rebinds || around.broker.counts(around.primary).is_none() {

@@ -53,6 +53,7 @@ impl Mutant {
     pub fn settings(self, settings: &mut Settings) {
         if self == Mutant::NoSettle {
             settings.settle_ms = 0;
+            settings.linger_ms = 0;
         }
     }
 

@@ -269,7 +269,7 @@ impl World {
         *number += 1;
         let message = Message { publisher, number: *number };
         for queue in self.broker.route(EXCHANGE) {
-            let longest = if self.now < self.flood_until { 2_000 } else { self.scenario.trail };
+            let longest = if self.now < self.flood_until { 800 } else { self.scenario.trail };
             let due = self.now + if longest > 0 { self.rng.u64(..=longest) } else { 0 };
             let last = self.arrivals.entry((publisher, queue.clone())).or_default();
             *last = due.max(*last);
@@ -474,6 +474,7 @@ fn settings() -> Settings {
     Settings {
         pause_budget_ms: 50,
         settle_ms: 300,
+        linger_ms: 900,
         ebb_ms: 30,
         overlap_ms: 30,
         park_pause_ms: 500,

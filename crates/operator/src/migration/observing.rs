@@ -140,8 +140,8 @@ impl Migration {
                 return Ok(BrokerView::default());
             }
         }
-        let target = state.phase.plan().map_or("", |plan| plan.target_pod.as_str());
-        observe::broker(session, &Names::new(queue, &spec.uid), target, wanted).await
+        let names = Names::new(queue, &spec.uid);
+        observe::broker(session, &names, state.phase.plan(), wanted).await
     }
 
     /// Makes sure that there is a living session that holds the lock.

@@ -13,7 +13,6 @@ use shadow_protocol::phase::{Evidence, Phase, Plan, State};
 use shadow_protocol::time::Time;
 
 use super::{EXCHANGE, Event, Job, NODES, QUEUE, SOURCE, World};
-use crate::cluster::CONTAINER;
 use crate::scenario::{CallFault, Fault, OwnerKind};
 
 /// The operator's process. What it remembers is lost when it crashes.
@@ -199,6 +198,7 @@ impl World {
             return self.crash();
         };
         if !state.phase.is_final() && !self.take_lock() {
+            self.operator.todo.clear();
             let after = self.operator.backoff();
             return self.operate_in(after);
         }
@@ -397,10 +397,8 @@ impl World {
         let connected = state.phase.is_final() || self.take_lock();
         let names = Names::new(QUEUE, &self.spec.uid);
         let plan = state.phase.plan();
-        let broker = (connected && !state.phase.is_final()).then(|| {
-            let target = plan.map_or("", |plan| plan.target_pod.as_str());
-            self.look_at_broker(&names, target, wanted)
-        });
+        let broker = (connected && !state.phase.is_final())
+            .then(|| self.look_at_broker(&names, plan, wanted));
         let name = plan.map_or(SOURCE, |plan| plan.source_pod.as_str());
         let target = plan.map_or_else(|| target_name(SOURCE), |plan| plan.target_pod.clone());
         let seen =
@@ -439,7 +437,7 @@ impl World {
     fn look_at_broker(
         &self,
         names: &Names,
-        target: &str,
+        plan: Option<&Plan>,
         wanted: shadow_protocol::observation::Interest,
     ) -> BrokerView {
         let counts = |asked: bool, queue: &str| asked.then(|| self.broker.counts(queue)).flatten();
@@ -450,7 +448,13 @@ impl World {
             bindings: wanted.bindings.then(|| self.broker.bindings(&names.primary)),
             park: counts(wanted.park, &names.park),
             park2: counts(wanted.park2, &names.park2),
-            target_control: counts(wanted.target_control, &control_queue(target)),
+            target_control: plan
+                .and_then(|plan| counts(wanted.target_control, &control_queue(&plan.target_pod))),
+            connected: plan.filter(|_| wanted.connected).map(|plan| {
+                self.source_of(plan)
+                    .and_then(|pod| self.connection(pod))
+                    .is_some_and(|connection| connection == plan.source_connection)
+            }),
             primary_quiet: wanted.primary_quiet.then(|| self.broker.quiet(&names.primary)),
             primary_empty: wanted.primary_empty.then(|| self.broker.emptiness(&names.primary)),
             s1_empty: wanted.s1_empty.then(|| self.broker.emptiness(&names.s1)),
@@ -503,11 +507,11 @@ impl World {
     fn survey(&self) -> Survey {
         let kind = if self.scenario.quorum { QueueType::Quorum } else { QueueType::Classic };
         let source = self.pod(SOURCE).filter(|&pod| self.pods[pod].process.is_some());
-        let consumer = source.map(|pod| Consumer {
+        let consumer = source.filter(|&pod| self.connection(pod).is_some()).map(|pod| Consumer {
             tag: "ctag".to_owned(),
             ack_required: true,
             exclusive: false,
-            connection: CONTAINER.to_owned(),
+            connection: self.connection(pod).unwrap_or_default(),
             peer: format!("10.0.0.{}", self.pods[pod].uid),
         });
         Survey {
@@ -530,6 +534,11 @@ impl World {
             transactions: Vec::new(),
             statistics_disabled: false,
         }
+    }
+
+    fn connection(&self, pod: usize) -> Option<String> {
+        let process = self.processes[self.pods[pod].process?].as_ref()?;
+        process.connected.then(|| format!("connection {}", process.connections))
     }
 
     /// What it waits for, for the verdict on a run without an end.
