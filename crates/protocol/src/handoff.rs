@@ -7,9 +7,9 @@ use crate::broker::{Binding, Counts, Emptiness, Order, Topology};
 use crate::control::{Control, Role};
 use crate::decide::{Next, source};
 use crate::effect::Effect;
-use crate::observation::{BrokerView, Interest, Observation, PrePull};
+use crate::observation::{BrokerView, Interest, Observation, Owner, PrePull};
 use crate::park;
-use crate::phase::{CutStep, Cuts, Failure, ParkStep, Phase, Plan, Taken};
+use crate::phase::{CutStep, Cuts, Failure, ParkStep, Phase, Plan, RestoreStep, SwitchStep, Taken};
 use crate::spec::Settings;
 use crate::time::Time;
 
@@ -156,6 +156,10 @@ pub(crate) fn step(
             emptied(plan, &when, settings, seen, broker, to)
         }
         CutStep::CutB { cut_a } => cut_b(plan, *cut_a, broker, now, to),
+        // What trails cut B into S1 is older than what is in S2 already.
+        CutStep::Drain(cuts) if now.since(cuts.b) < settings.ebb_ms => {
+            Next::Wait(HOT, "deliveries that trail cut B".to_owned())
+        }
         CutStep::Drain(cuts) => drained(plan, *cuts, broker, to),
         CutStep::Recall(cuts) => recalled(plan, *cuts, broker, to),
         CutStep::Quiesce(cuts) => quiesced(plan, *cuts, broker, since, to),
@@ -369,15 +373,25 @@ fn foreign(plan: &Plan, broker: &BrokerView, ours: &[&String]) -> Option<Failure
     ))
 }
 
-/// Before the checkpoint, the source's death takes its state along, as it would without us.
+/// Before the checkpoint, the source's death takes its state along, as it would without us. After
+/// it, the checkpoint is as good, but only where nobody takes the source's place: a fresh process
+/// wakes on `Q` and takes what the target needs.
 pub(crate) fn source_lost(phase: &Phase, seen: &Observation) -> Option<Failure> {
-    let Phase::Checkpointing { plan, step } = phase else { return None };
-    if matches!(step, CutStep::Continue { .. } | CutStep::Park(ParkStep::Leave { .. })) {
-        return None;
-    }
+    let plan = phase.plan()?;
     let pod = &plan.source_pod;
+    let copied = match phase {
+        Phase::Checkpointing { step, .. } => {
+            matches!(step, CutStep::Continue { .. } | CutStep::Park(ParkStep::Leave { .. }))
+        }
+        // It goes by the migration's own hand.
+        Phase::Restoring { step: RestoreStep::Vacate, .. }
+        | Phase::Finalizing { step: SwitchStep::Replace(_), .. } => return None,
+        _ => true,
+    };
     let lost = |why: &str| Some(Failure::new("SourceLost", format!("source pod {pod} {why}")));
-    let Some(found) = source(plan, seen) else { return lost("is gone") };
+    let Some(found) = source(plan, seen) else {
+        return if copied && plan.owner == Owner::Bare { None } else { lost("is gone") };
+    };
     if found.terminating {
         return lost("is being deleted");
     }

@@ -67,7 +67,8 @@ fn left_over(world: &World, phase: Option<&Phase>) -> Vec<String> {
         // A dead application's control queue is its own affair.
         let control = name.starts_with("ms2m.control.");
         let target = phase.and_then(Phase::plan).map(|plan| control_queue(&plan.target_pod));
-        let ours = name.contains("ms2m.") && (!control || target.as_ref() == Some(name));
+        let dead = target.as_ref() == Some(name) && !world.forgiven;
+        let ours = name.contains("ms2m.") && (!control || dead);
         if ours && !survivors.contains(name) {
             found.push(format!("{name} is left over"));
         }

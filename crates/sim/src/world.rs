@@ -269,7 +269,7 @@ impl World {
         *number += 1;
         let message = Message { publisher, number: *number };
         for queue in self.broker.route(EXCHANGE) {
-            let longest = if self.now < self.flood_until { 800 } else { self.scenario.trail };
+            let longest = if self.now < self.flood_until { 280 } else { self.scenario.trail };
             let due = self.now + if longest > 0 { self.rng.u64(..=longest) } else { 0 };
             let last = self.arrivals.entry((publisher, queue.clone())).or_default();
             *last = due.max(*last);
