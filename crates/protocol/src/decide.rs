@@ -175,7 +175,8 @@ fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
         // The order may have been read, unless it is there still and its reader is gone.
         Phase::Finalizing { step: SwitchStep::Hand, .. } => {
             let unread = seen.broker.as_ref().and_then(|broker| broker.target_control);
-            seen.target.is_none() && unread.is_some_and(|counts| counts.ready > 0)
+            seen.target.as_ref().is_none_or(|target| target.ended)
+                && unread.is_some_and(|counts| counts.ready > 0)
         }
         Phase::Restoring {
             step: RestoreStep::Prepare(_) | RestoreStep::Admit(_) | RestoreStep::Retry(_),

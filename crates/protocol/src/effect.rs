@@ -42,7 +42,7 @@ pub enum Effect {
     /// Delete the source pod with the shortest grace that its kubelet still confirms: its state is
     /// safe, and nobody waits for it to say goodbye.
     Vacate,
-    /// From now on admission lets the owner's next pod of the source's name pass, as the target.
+    /// Admission lets the owner's next pod of the source's name pass, as the target, and no other.
     Admit {
         /// The node it is to run on.
         node: String,

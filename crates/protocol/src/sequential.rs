@@ -68,6 +68,9 @@ fn admitted(place: &Place, attempt: Attempt, overdue: bool, seen: &Observation, 
     let plan = &Plan { target_node: attempt.node(place.plan).to_owned(), ..place.plan.clone() };
     let (taken, image) = (place.taken, place.image);
     let Some(target) = &seen.target else {
+        if overdue {
+            return place.to(RestoreStep::Retry(attempt));
+        }
         return Next::Wait(WATCHED, format!("pod {} to come back", plan.target_pod));
     };
     let status = target.statuses.get(&plan.container);

@@ -125,7 +125,8 @@ pub(crate) fn restore(
     };
     let primary = seen.broker.as_ref().and_then(|broker| broker.primary);
     let lag = match primary {
-        Some(counts) if counts.consumers == 1 => counts.ready,
+        // With the source gone, a copy that runs is the one that survives.
+        Some(counts) if counts.consumers == 1 || commit.is_some() => counts.ready,
         _ => {
             return Next::Wait(
                 POLL,
@@ -253,7 +254,11 @@ pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
         }
         SwitchStep::Open(_) => vec![end_replay(plan), Effect::Announce, Effect::OpenGate],
         SwitchStep::Overlap(_) => Vec::new(),
-        SwitchStep::Replace(_) => match plan.owner {
+        // The source stands still for good, whether or not the target is there to be adopted.
+        SwitchStep::Replace(Some(_)) => {
+            vec![Effect::PreferSource, Effect::Adopt, Effect::DeleteSource]
+        }
+        SwitchStep::Replace(None) => match plan.owner {
             Owner::Deployment { .. } => vec![Effect::PreferSource, Effect::Adopt],
             _ => vec![Effect::Adopt, Effect::DeleteSource],
         },

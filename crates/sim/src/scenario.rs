@@ -148,7 +148,8 @@ impl Scenario {
                 Fault::Call(rng.u32(..CALLS), fault)
             } else {
                 let fault = WORLD_FAULTS[rng.usize(..WORLD_FAULTS.len())];
-                Fault::World(rng.u64(..DURATION), fault)
+                let longest = if rng.bool() { DURATION } else { DURATION / 4 };
+                Fault::World(rng.u64(..longest), fault)
             });
         }
         scenario
@@ -185,6 +186,7 @@ impl Scenario {
                 batch: rng.usize(1..=4),
                 service,
                 rebinds: rng.bool(),
+                late_acks: if rng.u8(..6) == 0 { rng.u64(50..700) } else { 0 },
                 remembers,
                 attention: rng.u64(1..20),
                 reconnect: rng.u64(1..40),

@@ -114,7 +114,9 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
     if !world.bereaved && !sequential(world) && completed != (name != SOURCE) {
         found.push(format!("{name} survives, completed: {completed}"));
     }
-    if world.forgiven {
+    // What a process took that had strayed from its queue, and died, is in no copy's queue.
+    let strayed_and_died = world.bereaved && world.strayed;
+    if world.forgiven || strayed_and_died {
         return found;
     }
     let missing: u64 = ledger
@@ -130,8 +132,8 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
     // A fresh process wakes before it is told where the rest is, and messages that were moved by
     // nobody's order may be there twice: at least once, as for any crash.
     let Ledger { duplicated, mut reordered, .. } = ledger;
-    if world.flooded {
-        // What trails longer than the ebb is overtaken.
+    if world.flooded || world.overtaken {
+        // What trails longer than the ebb is overtaken, and so is what is returned to a queue.
         reordered = 0;
     }
     let excused = world.bereaved || world.intruded || world.strayed;
