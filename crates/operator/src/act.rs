@@ -17,7 +17,7 @@ use crate::observe::{broker_trouble, chain};
 use crate::settings::Options;
 use crate::target_pod::{TargetPlan, labels_at_switch, labels_for_services, target_pod};
 use crate::transfer_job::{JobPlan, transfer_job};
-use crate::{kubelet, prepull};
+use crate::{clock, kubelet, prepull};
 
 /// Grace of a deletion in seconds: with 0 the API server would not wait for the kubelet to confirm
 /// that the container is gone.
@@ -281,7 +281,7 @@ impl Hands<'_> {
             "type": shadow_api::GATE_HANDOFF,
             "status": "True",
             "reason": "HandedOff",
-            "lastTransitionTime": jiff::Timestamp::now().round(jiff::Unit::Second).ok(),
+            "lastTransitionTime": clock::rfc3339_seconds(clock::now()),
         });
         let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
         let done = self.pods().patch_status(name, &PatchParams::default(), &patch).await;
