@@ -14,7 +14,8 @@ fn phase(kube: &Kube) -> String {
 }
 
 async fn end(kube: &Kube) -> String {
-    until(kube, || Some(phase(kube)).filter(|phase| phase == "Completed" || phase == "Failed")).await
+    until(kube, || Some(phase(kube)).filter(|phase| phase == "Completed" || phase == "Failed"))
+        .await
 }
 
 /// How a run ended: everything in the cluster and at the broker, and how long it took.
@@ -37,13 +38,16 @@ fn run(prepare: impl FnOnce(&Kube, &str)) -> Outcome {
         // The cluster comes to rest.
         tokio::time::sleep(std::time::Duration::from_secs(60)).await;
         operator.abort();
-        let mut objects = Vec::new();
-        for plural in ["pods", "jobs", "replicasets", "statefulmigrations"] {
-            objects.extend(kube.all(plural).iter().map(|object| Value::clone(object)));
-        }
         let millis = clock::now().since(START);
+        let objects = everything(&kube);
         Outcome { phase, objects, broker: world.left(), millis, requests: kube.requests() }
     })
+}
+
+fn everything(kube: &Kube) -> Vec<Value> {
+    let kinds = ["pods", "jobs", "replicasets", "statefulmigrations"];
+    let objects = kinds.into_iter().flat_map(|plural| kube.all(plural));
+    objects.map(|object| Value::clone(&object)).collect()
 }
 
 fn pods(outcome: &Outcome) -> Vec<(&str, &str)> {
@@ -125,7 +129,9 @@ fn a_watch_that_must_begin_anew_loses_nothing() {
 
 #[test]
 fn an_operator_that_dies_in_any_phase_is_followed_by_another() {
-    for wanted in ["Pending", "Checkpointing", "Transferring", "Restoring", "Replaying", "Finalizing"] {
+    for wanted in
+        ["Pending", "Checkpointing", "Transferring", "Restoring", "Replaying", "Finalizing"]
+    {
         let outcome = simulate(|kube, world| async move {
             let source = shop(&kube, &world).await;
             let first = operator(&kube, &world, "first");
@@ -152,4 +158,59 @@ fn a_source_that_crashes_while_it_is_moved_is_made_good() {
         (phase, kube.all("pods").len())
     });
     assert_eq!((outcome.as_str(), pods), ("Failed", 1));
+}
+
+/// The operator dies at its `nth` request, which reaches the server or not.
+fn killed_at(nth: u64, reaches: bool) -> Option<Outcome> {
+    let never = Failure::Silence(std::time::Duration::from_hours(1));
+    let (kill, mut killed) = tokio::sync::mpsc::unbounded_channel();
+    simulate(|kube, world| async move {
+        let source = shop(&kube, &world).await;
+        let mut count = 0;
+        kube.set_faults(Box::new(move |call: &Call| {
+            if call.client != "first" || call.verb == Verb::Watch {
+                return Fate::Pass;
+            }
+            count += 1;
+            if count <= nth {
+                return Fate::Pass;
+            }
+            let _ = kill.send(());
+            if reaches { Fate::Lose(never.clone()) } else { Fate::Refuse(never.clone()) }
+        }));
+        let first = operator(&kube, &world, "first");
+        kube.create(wish(&source)).unwrap();
+        tokio::select! {
+            biased;
+            _ = killed.recv() => {}
+            _ = end(&kube) => return None,
+        }
+        first.abort();
+        let _second = operator(&kube, &world, "second");
+        let phase = end(&kube).await;
+        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        Some(Outcome {
+            phase,
+            objects: everything(&kube),
+            broker: world.left(),
+            millis: clock::now().since(START),
+            requests: kube.requests(),
+        })
+    })
+}
+
+#[test]
+fn an_operator_that_dies_at_any_request_is_followed_by_another() {
+    let begun = std::time::Instant::now();
+    let mut runs = 0;
+    for reaches in [false, true] {
+        for nth in 0.. {
+            let Some(outcome) = killed_at(nth, reaches) else { break };
+            println!("dies at request {nth}, which reaches the server: {reaches}");
+            assert_moved(&outcome);
+            runs += 1;
+        }
+    }
+    println!("{runs} runs in {:?}", begun.elapsed());
+    assert!(runs > 60, "{runs} runs");
 }

@@ -46,7 +46,9 @@ impl tower::Service<Request<Body>> for Connection {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(answer(self.clone(), request))
+        // A request that has been sent reaches the server whatever becomes of its sender.
+        let answer = tokio::spawn(answer(self.clone(), request));
+        Box::pin(async move { answer.await.map_err(io::Error::other)? })
     }
 }
 
