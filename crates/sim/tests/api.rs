@@ -1,5 +1,12 @@
 //! The in-memory cluster keeps the rules of a real one, as far as the operator relies on them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what fails here is the test"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

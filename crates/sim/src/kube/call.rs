@@ -148,26 +148,26 @@ fn pairs(query: &str) -> BTreeMap<String, String> {
 mod tests {
     use super::*;
 
-    fn parsed(method: Method, path: &str, query: &str) -> Call {
-        Call::parse("c", &method, path, query).unwrap()
+    fn parsed(method: &Method, path: &str, query: &str) -> Call {
+        Call::parse("c", method, path, query).unwrap()
     }
 
     #[test]
     fn paths_are_understood() {
-        let call = parsed(Method::GET, "/api/v1/pods", "watch=true&labelSelector=a%3Db");
+        let call = parsed(&Method::GET, "/api/v1/pods", "watch=true&labelSelector=a%3Db");
         assert_eq!(
             (call.verb, call.plural, call.namespace.as_deref()),
             (Verb::Watch, "pods", None)
         );
         assert_eq!(call.parameter("labelSelector"), "a=b");
         let path = "/apis/migration.ms2m.io/v1alpha1/namespaces/shop/statefulmigrations/m/status";
-        let call = parsed(Method::PUT, path, "");
+        let call = parsed(&Method::PUT, path, "");
         assert_eq!(call.verb, Verb::Replace);
         assert_eq!(call.namespace.as_deref(), Some("shop"));
         assert_eq!(call.name.as_deref(), Some("m"));
         assert_eq!(call.subresource.as_deref(), Some("status"));
         let call =
-            parsed(Method::POST, "/api/v1/nodes/n1/proxy/checkpoint/shop/p/app", "timeout=9");
+            parsed(&Method::POST, "/api/v1/nodes/n1/proxy/checkpoint/shop/p/app", "timeout=9");
         assert_eq!(call.verb, Verb::Checkpoint);
         assert_eq!(call.subresource.as_deref(), Some("n1"));
         assert_eq!(call.name.as_deref(), Some("shop/p/app"));

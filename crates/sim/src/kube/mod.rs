@@ -126,7 +126,11 @@ struct Shared {
 
 impl Kube {
     /// An empty cluster in whose containers `applications` runs.
+    ///
+    /// It seeds the thread's generator too, from which a client's watches draw the jitter of their
+    /// backoff.
     pub fn new(config: Config, applications: Box<dyn Application>) -> Self {
+        fastrand::seed(config.seed);
         let mut kubelets = Kubelets::default();
         kubelets.pace = config.kubelet.clone();
         let inner = Inner {
@@ -252,7 +256,7 @@ impl Kube {
     pub fn cordon(&self, name: &str, cordoned: bool) {
         let key = Key::new("nodes", "", name);
         self.store(|store| {
-            store.modify(&key, |node| node["spec"]["unschedulable"] = json!(cordoned))
+            store.modify(&key, |node| node["spec"]["unschedulable"] = json!(cordoned));
         });
     }
 

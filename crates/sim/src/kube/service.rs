@@ -66,7 +66,8 @@ async fn answer(connection: Connection, request: Request<Body>) -> io::Result<Re
     if let Fate::Refuse(failure) = fate {
         return fail(failure).await;
     }
-    let style = match head.headers.get(http::header::CONTENT_TYPE).map(|v| v.as_bytes()) {
+    let style = match head.headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes)
+    {
         Some(b"application/strategic-merge-patch+json") => Style::Strategic,
         _ => Style::Merge,
     };
@@ -176,14 +177,15 @@ impl Inner {
             Verb::List => return Ok(list(call, store.version(), &store.list(&scope(call)?))),
             Verb::Create => {
                 let body = (self.admission)(call.plural, body)?;
-                return Ok(whole(201, &*store.create(call.plural, namespace, body)?));
+                let created = store.create(call.plural, namespace, body)?;
+                return Ok(whole(201, &created));
             }
             Verb::Replace => store.replace(&key, body, part)?,
             Verb::Patch => store.patch(&key, &body, style, part)?,
             Verb::Delete => store.delete(&key, &deletion(call, &body))?,
             Verb::Watch | Verb::Checkpoint => return Err(Refusal::bad_request("not a write")),
         };
-        Ok(whole(200, &*object))
+        Ok(whole(200, &object))
     }
 }
 

@@ -180,10 +180,10 @@ impl Session for World {
                 plant.queues.retain(|queue| queue != name);
                 plant.control.remove(name);
             }
-            Topology::BindQueue { queue, binding } if queue == Q => {
-                if !plant.bindings.contains(binding) {
-                    plant.bindings.push(binding.clone());
-                }
+            Topology::BindQueue { queue, binding }
+                if queue == Q && !plant.bindings.contains(binding) =>
+            {
+                plant.bindings.push(binding.clone());
             }
             Topology::UnbindQueue { queue, binding } if queue == Q => {
                 plant.bindings.retain(|old| old != binding);
