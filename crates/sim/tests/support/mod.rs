@@ -266,7 +266,7 @@ pub async fn shop(kube: &Kube, world: &World) -> String {
     pod["metadata"]["name"].as_str().unwrap().to_owned()
 }
 
-/// Waits until `found` finds something, ten minutes on the paused clock at most.
+/// Waits until `found` finds something, half an hour on the paused clock at most.
 pub async fn until<T>(kube: &Kube, mut found: impl FnMut() -> Option<T>) -> T {
     let mut changes = kube.changes();
     let wait = async {
@@ -278,7 +278,7 @@ pub async fn until<T>(kube: &Kube, mut found: impl FnMut() -> Option<T>) -> T {
             changes.changed().await.unwrap();
         }
     };
-    let waited = tokio::time::timeout(Duration::from_mins(10), wait).await;
+    let waited = tokio::time::timeout(Duration::from_mins(30), wait).await;
     waited.expect("it does not come to that")
 }
 
