@@ -66,6 +66,11 @@ fn conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
+/// A create can end in a conflict of another kind, as over a quota: then there is nothing yet.
+fn exists(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.reason == "AlreadyExists")
+}
+
 impl Hands<'_> {
     /// Carries out one effect.
     pub async fn perform(&self, effect: &Effect) -> Result<Outcome, Trouble> {
@@ -358,7 +363,7 @@ impl Hands<'_> {
 
 fn created<K>(result: kube::Result<K>, attempted: &str, name: &str) -> Result<Outcome, Trouble> {
     match result {
-        Err(error) if !conflict(&error) => Err(kube_trouble(attempted, name, &error)),
+        Err(error) if !exists(&error) => Err(kube_trouble(attempted, name, &error)),
         _ => Ok(Outcome::Done),
     }
 }

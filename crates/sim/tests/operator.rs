@@ -235,3 +235,19 @@ fn an_operator_that_dies_at_any_request_is_followed_by_another() {
     println!("{runs} runs in {:?}", begun.elapsed());
     assert!(runs > 60, "{runs} runs");
 }
+
+/// As over a quota: nothing has been created.
+#[test]
+fn a_create_that_ends_in_a_conflict_of_another_kind_is_tried_again() {
+    let outcome = run(|kube, _| {
+        kube.set_faults(Box::new(|call: &Call| {
+            let ours = call.verb == Verb::Create && call.plural != "events";
+            if ours && call.nth == 0 {
+                Fate::Refuse(Failure::Answer(Refusal::conflict("resourcequotas: modified")))
+            } else {
+                Fate::Pass
+            }
+        }));
+    });
+    assert_moved(&outcome);
+}
