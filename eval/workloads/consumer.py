@@ -38,6 +38,9 @@ PREFETCH = int(os.environ.get("PREFETCH", "10"))
 SERVICE_MS = int(os.environ.get("SERVICE_MS", "0"))
 REBIND = flag("REBIND")
 REMEMBER = flag("REMEMBER")
+# Two habits under which an application can't be moved: that it is refused has to be tested.
+AUTO_ACK = flag("AUTO_ACK")
+EXCLUSIVE_QUEUE = flag("EXCLUSIVE_QUEUE")
 BALLAST_MB = int(os.environ.get("BALLAST_MB", "0"))
 HTTP_PORT = int(os.environ.get("HTTP_PORT", "8080"))
 HOSTNAME_FILE = os.environ.get("HOSTNAME_FILE", "/etc/hostname")
@@ -156,13 +159,15 @@ class Consumer:
         if EXCHANGE:
             self.channel.exchange_declare(EXCHANGE, EXCHANGE_TYPE, durable=True)
         arguments = {} if QUEUE_TYPE == "classic" else {"x-queue-type": QUEUE_TYPE}
-        self.channel.queue_declare(QUEUE, durable=True, arguments=arguments)
+        self.channel.queue_declare(
+            QUEUE, durable=True, exclusive=EXCLUSIVE_QUEUE, arguments=arguments
+        )
         if EXCHANGE:
             self.channel.queue_bind(QUEUE, EXCHANGE, ROUTING_KEY)
 
     def start(self, queue):
         try:
-            self.tag = self.channel.basic_consume(queue, self.on_message)
+            self.tag = self.channel.basic_consume(queue, self.on_message, auto_ack=AUTO_ACK)
         except ChannelClosedByBroker as error:
             if error.reply_code == 404:
                 self.told = None  # it is gone: the next connection goes to our own queue
@@ -248,7 +253,8 @@ class Consumer:
                 self.state.ledger.apply(
                     publisher, seq, published_at, republication, method.redelivered, *now()
                 )
-        self.channel.basic_ack(method.delivery_tag)
+        if not AUTO_ACK:
+            self.channel.basic_ack(method.delivery_tag)
 
 
 class Server(ThreadingHTTPServer):

@@ -46,6 +46,13 @@ pub async fn clear(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Deletes one queue.
+pub async fn delete_queue(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
+    let path = format!("queues/{VHOST}/{name}");
+    ask(cluster, "DELETE", &path).await.with_context(|| format!("delete queue {name}"))?;
+    Ok(())
+}
+
 /// The broker's version.
 pub async fn version(cluster: &Cluster) -> anyhow::Result<String> {
     let overview = ask(cluster, "GET", "overview").await?;

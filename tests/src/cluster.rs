@@ -1,6 +1,8 @@
 //! The lab's cluster: a client, manifests, waits with deadlines.
 
+use std::io::Write;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -39,6 +41,24 @@ impl Cluster {
     /// Pods of the default namespace.
     pub fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), "default")
+    }
+
+    /// What kubectl says, run as administrator in the repository with `input`; where it fails, the
+    /// error has its words.
+    pub fn kubectl(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+        let mut kubectl = self.lab.kubectl()?;
+        kubectl.args(arguments).current_dir(crate::root());
+        kubectl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = kubectl.spawn().context("run kubectl")?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes())?;
+        }
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            let words = String::from_utf8_lossy(&output.stderr);
+            bail!("kubectl {}: {}", arguments.join(" "), words.trim());
+        }
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// Applies all documents of a manifest of the repository, each changed by `edit` first.

@@ -10,6 +10,9 @@ use crate::cluster::{Cluster, set_env, wait_for};
 use crate::{broker, http};
 
 const FOLDER: &str = "eval/workloads";
+/// The Python consumer, from within another program.
+const CONSUME: &str = "import runpy, sys; sys.path.insert(0, '/app'); \
+                       runpy.run_path('/app/consumer.py', run_name='__main__')";
 
 /// Which consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,12 @@ pub struct Workload {
     pub queue_type: &'static str,
     /// Send probes through the Service.
     pub probe: bool,
+    /// Have a Service at all.
+    pub service: bool,
+    /// A variable to switch on a habit of the Python consumer under which it can't be moved.
+    pub habit: Option<&'static str>,
+    /// Python code that the Python consumer's process runs first.
+    pub prelude: Option<&'static str>,
 }
 
 impl Default for Workload {
@@ -55,6 +64,9 @@ impl Default for Workload {
             service_ms: 0,
             queue_type: "classic",
             probe: true,
+            service: true,
+            habit: None,
+            prelude: None,
         }
     }
 }
@@ -78,7 +90,9 @@ impl Workload {
                 secret["stringData"] = json!({ "url": url });
             })
             .await?;
-        cluster.apply(&format!("{FOLDER}/service.yaml"), |_| {}).await?;
+        if self.service {
+            cluster.apply(&format!("{FOLDER}/service.yaml"), |_| {}).await?;
+        }
         cluster.apply(self.consumer_manifest(), |object| self.edit_consumer(object)).await?;
         wait_for("the consumer to be ready", Duration::from_mins(2), async || {
             let pod = cluster.pod_of("consumer").await?;
@@ -111,6 +125,13 @@ impl Workload {
             set_env(container, "BALLAST_MB", &self.ballast_mb.to_string());
             set_env(container, "SERVICE_MS", &self.service_ms.to_string());
             set_env(container, "QUEUE_TYPE", self.queue_type);
+            if let Some(habit) = self.habit {
+                set_env(container, habit, "1");
+            }
+            if let Some(prelude) = self.prelude {
+                let code = format!("{prelude}\n{CONSUME}");
+                container["command"] = json!(["/usr/bin/python3", "-c", code]);
+            }
         });
     }
 

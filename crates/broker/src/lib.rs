@@ -64,6 +64,9 @@ pub trait Session: Send + Sync {
     /// Names of the client connections whose peer address is `ip`, management API.
     async fn connections_from(&self, ip: &str) -> Result<Vec<String>, Error>;
 
+    /// Whether the client connection of this name, as [`Self::consumers`] gives it, still lives.
+    async fn connected(&self, connection: &str) -> Result<bool, Error>;
+
     /// Ready messages and consumers at this instant; `None` when the queue does not exist.
     async fn counts(&self, queue: &str) -> Result<Option<Counts>, Error>;
 

@@ -119,7 +119,12 @@ fn translate(error: kube::Error, node: &str, pod: &str, container: &str) -> Erro
             Error::Unsupported { node, pod, container }
         }
         kube::Error::Api(status) if status.code == 403 => Error::Forbidden { node },
-        kube::Error::Api(status) if status.message.contains("not support") => {
+        // containerd's words, and CRI-O's without enable_criu_support.
+        kube::Error::Api(status)
+            if ["not support", "support not available"]
+                .iter()
+                .any(|words| status.message.contains(words)) =>
+        {
             Error::Unsupported { node, pod, container }
         }
         kube::Error::Api(status) => {

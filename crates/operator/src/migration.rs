@@ -18,6 +18,7 @@ use shadow_protocol::names::lock_queue;
 use shadow_protocol::observation::{Archive, BrokerView, Observation, Trouble};
 use shadow_protocol::phase::{Phase, Plan, State};
 use shadow_protocol::spec::Spec;
+use shadow_protocol::time::Time;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -57,7 +58,7 @@ struct Memory {
     /// How many effects of the present step have been carried out.
     done: usize,
     /// All of them.
-    acted: bool,
+    acted: Option<Time>,
     archive: Option<Archive>,
     trouble: Option<Trouble>,
     failures: u32,
@@ -72,7 +73,7 @@ impl Memory {
     /// A new step begins.
     fn next_step(&mut self) {
         self.done = 0;
-        self.acted = false;
+        self.acted = None;
         self.archive = None;
         self.trouble = None;
         self.failures = 0;
@@ -303,7 +304,7 @@ impl Migration {
                 }
             }
         }
-        self.memory.acted = true;
+        self.memory.acted = Some(clock::now());
         self.memory.trouble = None;
         self.memory.failures = 0;
         After::Sleep(Duration::ZERO)

@@ -233,7 +233,7 @@ fn report(pod: &core::Pod) -> Option<TransferReport> {
 pub async fn broker(
     session: &dyn Session,
     names: &Names,
-    target_pod: &str,
+    plan: Option<&Plan>,
     interest: Interest,
 ) -> Result<BrokerView, shadow_broker::Error> {
     let mut view = BrokerView::default();
@@ -264,8 +264,11 @@ pub async fn broker(
     if interest.s1_empty {
         view.s1_empty = Some(session.emptiness(&names.s1).await?);
     }
-    if interest.target_control {
-        view.target_control = session.counts(&control_queue(target_pod)).await?;
+    if let Some(plan) = plan.filter(|_| interest.target_control) {
+        view.target_control = session.counts(&control_queue(&plan.target_pod)).await?;
+    }
+    if let Some(plan) = plan.filter(|_| interest.connected) {
+        view.connected = Some(session.connected(&plan.source_connection).await?);
     }
     if interest.totals {
         view.totals = Some(Evidence {

@@ -152,6 +152,7 @@ fn step_name(phase: &Phase) -> &'static str {
         Phase::Checkpointing { step, .. } => match step {
             CutStep::Install => "putting the gate before the queue",
             CutStep::CutA | CutStep::Divert { .. } => "diverting the feed",
+            CutStep::Return { .. } => "working off what came late",
             CutStep::Empty { .. } => "proving the queue empty",
             CutStep::CutB { .. } => "feeding both copies",
             CutStep::Drain(_) | CutStep::Recall(_) | CutStep::Quiesce(_) => "quiescing the source",

@@ -10,6 +10,9 @@ use crate::spec::{ReplayMode, Settings, Spec};
 use crate::time::Time;
 use crate::{handoff, pending, sequential, switch, unwind};
 
+/// Wake-up in milliseconds while the broker does not answer.
+const BLIND: u64 = 100;
+
 /// What the present step comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
@@ -62,13 +65,14 @@ pub fn interest(phase: &Phase) -> Interest {
         Phase::Pending => Interest { preflight: true, primary: true, ..Interest::default() },
         Phase::Checkpointing { step, .. } => handoff::interest(step),
         Phase::Transferring { taken, .. } => {
-            Interest { job: true, s1: taken.cuts.is_some(), ..Interest::default() }
+            let replay = taken.cuts.is_some();
+            Interest { job: true, s1: replay, connected: replay, ..Interest::default() }
         }
         Phase::Restoring { plan, .. } if plan.mode == ReplayMode::Park => {
             Interest { park: true, ..Interest::default() }
         }
         Phase::Restoring { .. } | Phase::Replaying { .. } => {
-            Interest { primary: true, s1: true, s2: true, ..Interest::default() }
+            Interest { primary: true, s1: true, s2: true, connected: true, ..Interest::default() }
         }
         Phase::Finalizing { plan, step, .. } => switch::interest(plan, *step),
         Phase::Unwinding { reached, step, .. } => unwind::interest(*reached, step),
@@ -87,21 +91,28 @@ pub fn decide(
     let todo = effects(spec, &state.phase);
     let next = match preempted(spec, state, seen) {
         Some(failure) => Next::Fail(failure),
-        None if todo.is_empty() || seen.acted || state.phase == Phase::Pending => {
+        None if todo.is_empty() || seen.acted.is_some() || state.phase == Phase::Pending => {
             step(spec, settings, state, seen, now)
         }
+        None if blind(&state.phase, seen) => Next::Wait(BLIND, "the broker to answer".to_owned()),
         None => Next::Wait(0, format!("{} is being acted on", state.phase.name().as_str())),
     };
     let next = overdue(settings, state, seen, now, next);
     match next {
         Next::Wait(wake, waiting) => {
-            let effects = if seen.acted { Vec::new() } else { todo };
+            let idle = seen.acted.is_some() || blind(&state.phase, seen);
+            let effects = if idle { Vec::new() } else { todo };
             let wake = (!state.phase.is_final()).then_some(wake);
             Decision { state: state.clone(), effects, wake, waiting }
         }
         Next::Go(phase) => moved(spec, state.go(*phase, now)),
         Next::Fail(failure) => moved(spec, state.go(give_up(&state.phase, failure), now)),
     }
+}
+
+/// Nothing is done without a look at the broker: what speaks against it may have happened since.
+fn blind(phase: &Phase, seen: &Observation) -> bool {
+    seen.broker.is_none() && *phase != Phase::Pending && !phase.is_final()
 }
 
 fn moved(spec: &Spec, state: State) -> Decision {
@@ -125,6 +136,7 @@ fn preempted(spec: &Spec, state: &State, seen: &Observation) -> Option<Failure> 
     }
     switch::target_lost(&state.phase, seen)
         .or_else(|| switch::crowded(&state.phase, seen))
+        .or_else(|| switch::strayed(&state.phase, seen))
         .or_else(|| handoff::source_lost(&state.phase, seen))
         .or_else(|| handoff::void(&state.phase, seen))
 }
@@ -191,10 +203,12 @@ pub(crate) fn source<'a>(plan: &Plan, seen: &'a Observation) -> Option<&'a Pod> 
 }
 
 fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now: Time) -> Next {
+    // What settles after an effect does so from when it was done, which a crash may have put off.
+    let since = seen.acted.map_or(state.since, |acted| acted.max(state.since));
     match &state.phase {
         Phase::Pending => pending::step(spec, settings, seen),
         Phase::Checkpointing { plan, step } => {
-            handoff::step(plan, step, settings, seen, state.since, now)
+            handoff::step(plan, step, settings, seen, since, now)
         }
         Phase::Transferring { plan, taken } => switch::transfer(plan, taken, seen),
         Phase::Restoring { plan, taken, image, step: RestoreStep::Beside } => {
@@ -202,7 +216,7 @@ fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now
         }
         Phase::Restoring { plan, taken, image, step } => {
             let place = sequential::Place { plan, taken, image };
-            sequential::step(&place, *step, settings, seen, state.since, now)
+            sequential::step(&place, *step, settings, seen, since, now)
         }
         Phase::Replaying { plan, taken, image, target, progress, commit } => {
             let facts = switch::Facts { plan, taken, image, target };
@@ -210,9 +224,9 @@ fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now
         }
         Phase::Finalizing { plan, taken, image, target, step } => {
             let facts = switch::Facts { plan, taken, image, target };
-            switch::finalize(&facts, *step, settings, seen, state.since, now)
+            switch::finalize(&facts, *step, settings, seen, since, now)
         }
-        Phase::Unwinding { .. } => unwind::step(&state.phase, settings, seen, state.since, now),
+        Phase::Unwinding { .. } => unwind::step(&state.phase, settings, seen, since, now),
         Phase::Completed { .. } | Phase::Failed { .. } => Next::Wait(0, String::new()),
     }
 }
@@ -228,7 +242,7 @@ fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
                 ParkStep::Stop | ParkStep::Leave { .. } => limits.obey,
                 ParkStep::Freeze { .. } => limits.checkpoint,
             },
-            CutStep::CutA | CutStep::Drain(_) => limits.drain,
+            CutStep::CutA | CutStep::Return { .. } | CutStep::Drain(_) => limits.drain,
             CutStep::Divert { .. }
             | CutStep::Recall(_)
             | CutStep::Quiesce(_)
@@ -259,7 +273,8 @@ fn give_up(phase: &Phase, failure: Failure) -> Phase {
         _ if plan.mode == ReplayMode::Park => Reached::Parked,
         Phase::Checkpointing { step: CutStep::Install, .. } => Reached::Installed,
         Phase::Checkpointing {
-            step: CutStep::CutA | CutStep::Divert { .. } | CutStep::Empty { .. },
+            step:
+                CutStep::CutA | CutStep::Divert { .. } | CutStep::Empty { .. } | CutStep::Return { .. },
             ..
         } => Reached::CutA,
         _ => Reached::CutB,

@@ -7,9 +7,9 @@ use crate::broker::{Binding, Counts, Emptiness, Order, Topology};
 use crate::control::{Control, Role};
 use crate::decide::{Next, source};
 use crate::effect::Effect;
-use crate::observation::{BrokerView, Interest, Observation, PrePull};
+use crate::observation::{BrokerView, Interest, Observation, Owner, PrePull};
 use crate::park;
-use crate::phase::{CutStep, Cuts, Failure, ParkStep, Phase, Plan, Taken};
+use crate::phase::{CutStep, Cuts, Failure, ParkStep, Phase, Plan, RestoreStep, SwitchStep, Taken};
 use crate::spec::Settings;
 use crate::time::Time;
 
@@ -23,6 +23,7 @@ pub(crate) fn effects(plan: &Plan, step: &CutStep) -> Vec<Effect> {
         CutStep::Install => install(plan),
         CutStep::CutA => vec![unbind_queue(&names.primary, Binding::plain(&names.gate))],
         CutStep::Divert { .. } | CutStep::Recall(_) => vec![to_source(plan, &names.s1)],
+        CutStep::Return { .. } => vec![back_to_q(plan)],
         CutStep::Empty { .. } | CutStep::Drain(_) => Vec::new(),
         CutStep::CutB { .. } => vec![bind_exchange(&names.both, Binding::plain(&names.gate))],
         CutStep::Quiesce(_) => vec![to_source(plan, &names.park)],
@@ -100,11 +101,16 @@ pub(crate) fn to_source(plan: &Plan, queue: &str) -> Effect {
     })
 }
 
+/// `END_REPLAY` to the source.
+pub(crate) fn back_to_q(plan: &Plan) -> Effect {
+    Effect::Order(Order { pod: plan.source_pod.clone(), control: Control::EndReplay })
+}
+
 pub(crate) fn interest(step: &CutStep) -> Interest {
     let none = Interest::default();
     match step {
         CutStep::Install | CutStep::CutB { .. } => Interest { bindings: true, ..none },
-        CutStep::CutA => Interest { primary: true, ..none },
+        CutStep::CutA | CutStep::Return { .. } => Interest { primary: true, ..none },
         CutStep::Divert { .. } => Interest { primary: true, s1: true, ..none },
         CutStep::Empty { .. } => Interest {
             primary: true,
@@ -136,10 +142,24 @@ pub(crate) fn step(
     let to = |step: CutStep| Next::go(Phase::Checkpointing { plan: plan.clone(), step });
     match step {
         CutStep::Install => installed(plan, broker, to),
-        CutStep::CutA => cut_a(plan, broker, now, to),
+        CutStep::CutA if now.since(since) < settings.ebb_ms => {
+            Next::Wait(HOT, "deliveries that trail cut A".to_owned())
+        }
+        CutStep::CutA => worked_off(plan, now, broker, to),
+        CutStep::Return { cut_a } => match broker.primary {
+            Some(counts) if counts.consumers == 1 => worked_off(plan, *cut_a, broker, to),
+            _ => Next::Wait(HOT, format!("pod {} to go back to its queue", plan.source_pod)),
+        },
         CutStep::Divert { cut_a } => diverted(plan, *cut_a, broker, to),
-        CutStep::Empty { cut_a } => emptied(plan, *cut_a, settings, seen, broker, now, to),
+        CutStep::Empty { cut_a } => {
+            let when = When { cut_a: *cut_a, since, now };
+            emptied(plan, &when, settings, seen, broker, to)
+        }
         CutStep::CutB { cut_a } => cut_b(plan, *cut_a, broker, now, to),
+        // What trails cut B into S1 is older than what is in S2 already.
+        CutStep::Drain(cuts) if now.since(cuts.b) < settings.ebb_ms => {
+            Next::Wait(HOT, "deliveries that trail cut B".to_owned())
+        }
         CutStep::Drain(cuts) => drained(plan, *cuts, broker, to),
         CutStep::Recall(cuts) => recalled(plan, *cuts, broker, to),
         CutStep::Quiesce(cuts) => quiesced(plan, *cuts, broker, since, to),
@@ -164,9 +184,9 @@ fn installed(plan: &Plan, broker: &BrokerView, to: impl Fn(CutStep) -> Next) -> 
     }
 }
 
-fn cut_a(plan: &Plan, broker: &BrokerView, now: Time, to: impl Fn(CutStep) -> Next) -> Next {
+fn worked_off(plan: &Plan, cut_a: Time, broker: &BrokerView, to: impl Fn(CutStep) -> Next) -> Next {
     match broker.primary {
-        Some(Counts { ready: 0, .. }) => to(CutStep::Divert { cut_a: now }),
+        Some(Counts { ready: 0, .. }) => to(CutStep::Divert { cut_a }),
         Some(Counts { ready, .. }) => Next::Wait(
             HOT,
             format!(
@@ -193,13 +213,18 @@ fn diverted(plan: &Plan, cut_a: Time, broker: &BrokerView, to: impl Fn(CutStep) 
     )
 }
 
+struct When {
+    cut_a: Time,
+    since: Time,
+    now: Time,
+}
+
 fn emptied(
     plan: &Plan,
-    cut_a: Time,
+    &When { cut_a, since, now }: &When,
     settings: &Settings,
     seen: &Observation,
     broker: &BrokerView,
-    now: Time,
     to: impl Fn(CutStep) -> Next,
 ) -> Next {
     let primary = &plan.names.primary;
@@ -208,6 +233,9 @@ fn emptied(
     }
     match broker.primary {
         Some(Counts { consumers: 0, ready: 0 }) => {}
+        Some(Counts { consumers: 0, .. }) if now.since(cut_a) <= settings.deadlines.proof => {
+            return to(CutStep::Return { cut_a });
+        }
         Some(Counts { consumers: 0, ready }) => {
             return Next::Fail(Failure::new(
                 "ForeignFeed",
@@ -228,7 +256,8 @@ fn emptied(
     if let Some(next) = not_pulled(plan, seen) {
         return next;
     }
-    let settled = now.since(cut_a) >= settings.settle_ms;
+    // Since the source left `Q`, and with it since the last growth.
+    let settled = now.since(since) >= settings.settle_ms;
     if settled && broker.primary_empty == Some(Emptiness::Proved) {
         return to(CutStep::CutB { cut_a });
     }
@@ -344,15 +373,25 @@ fn foreign(plan: &Plan, broker: &BrokerView, ours: &[&String]) -> Option<Failure
     ))
 }
 
-/// Before the checkpoint, the source's death takes its state along, as it would without us.
+/// Before the checkpoint, the source's death takes its state along, as it would without us. After
+/// it, the checkpoint is as good, but only where nobody takes the source's place: a fresh process
+/// wakes on `Q` and takes what the target needs.
 pub(crate) fn source_lost(phase: &Phase, seen: &Observation) -> Option<Failure> {
-    let Phase::Checkpointing { plan, step } = phase else { return None };
-    if matches!(step, CutStep::Continue { .. } | CutStep::Park(ParkStep::Leave { .. })) {
-        return None;
-    }
+    let plan = phase.plan()?;
     let pod = &plan.source_pod;
+    let copied = match phase {
+        Phase::Checkpointing { step, .. } => {
+            matches!(step, CutStep::Continue { .. } | CutStep::Park(ParkStep::Leave { .. }))
+        }
+        // It goes by the migration's own hand.
+        Phase::Restoring { step: RestoreStep::Vacate, .. }
+        | Phase::Finalizing { step: SwitchStep::Replace(_), .. } => return None,
+        _ => true,
+    };
     let lost = |why: &str| Some(Failure::new("SourceLost", format!("source pod {pod} {why}")));
-    let Some(found) = source(plan, seen) else { return lost("is gone") };
+    let Some(found) = source(plan, seen) else {
+        return if copied && plan.owner == Owner::Bare { None } else { lost("is gone") };
+    };
     if found.terminating {
         return lost("is being deleted");
     }

@@ -16,6 +16,7 @@ pub mod broker;
 pub mod control;
 pub mod decide;
 pub mod effect;
+mod facts;
 mod handoff;
 pub mod names;
 pub mod observation;

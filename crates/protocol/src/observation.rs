@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::{Binding, Counts, Emptiness, Survey};
 use crate::phase::Evidence;
+use crate::time::Time;
 
 /// Who owns a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,6 +170,8 @@ pub struct BrokerView {
     pub primary_empty: Option<Emptiness>,
     /// The proof that S1 holds nothing.
     pub s1_empty: Option<Emptiness>,
+    /// Whether the source's connection still lives.
+    pub connected: Option<bool>,
     /// What the queues have seen since they exist.
     pub totals: Option<Evidence>,
 }
@@ -200,8 +203,8 @@ pub struct Trouble {
 /// The world now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observation {
-    /// This operator has carried out all effects of the present step.
-    pub acted: bool,
+    /// When this operator had carried out all effects of the present step; absent while it hasn't.
+    pub acted: Option<Time>,
     /// What last went wrong in the present step, if it still stands.
     pub trouble: Option<Trouble>,
     /// The source pod; absent when it does not exist.
@@ -247,6 +250,8 @@ pub struct Interest {
     pub primary_empty: bool,
     /// The proof that S1 holds nothing.
     pub s1_empty: bool,
+    /// Whether the source's connection still lives.
+    pub connected: bool,
     /// What the queues have seen since they exist.
     pub totals: bool,
     /// Who took the source's place.

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{Binding, Counts, Totals};
-use crate::decide::source;
-use crate::names::Names;
-use crate::observation::{Archive, Observation, Owner};
-use crate::spec::{ReplayMode, Strategy};
+pub use crate::facts::{
+    Attempt, Commit, Cuts, Evidence, Failure, Image, Incarnation, Plan, Progress, Taken,
+};
+use crate::observation::Archive;
 use crate::time::Time;
 
 /// Version of [`State`] as stored. An operator that finds a newer one leaves the object alone.
@@ -51,73 +50,6 @@ impl PhaseName {
     }
 }
 
-/// Why a migration did not complete.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// One word, `CamelCase`.
-    pub reason: String,
-    /// What was attempted, on which object, why it failed, what to do.
-    pub message: String,
-}
-
-impl Failure {
-    /// A failure with this reason and sentence.
-    pub fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self { reason: reason.to_owned(), message: message.into() }
-    }
-}
-
-/// All that was found out before anything was touched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Plan {
-    /// Names of the broker objects.
-    pub names: Names,
-    /// The pod to move.
-    pub source_pod: String,
-    /// Its UID: another pod of that name is not the source.
-    pub source_uid: String,
-    /// Its container's ID: a restarted container is not the source either.
-    pub source_container_id: String,
-    /// Its node.
-    pub source_node: String,
-    /// The container to checkpoint.
-    pub container: String,
-    /// That container's own image.
-    pub base_image: String,
-    /// The pod to be.
-    pub target_pod: String,
-    /// Its node.
-    pub target_node: String,
-    /// The source's owner.
-    pub owner: Owner,
-    /// Explicit or by owner.
-    pub strategy: Strategy,
-    /// Repository of the checkpoint image.
-    pub repository: String,
-    /// How many consumers `Q` had, the source among them.
-    pub consumers: u32,
-    /// The bindings of `Q` before anything changed.
-    pub bindings: Vec<Binding>,
-    /// What `Q` had seen before anything changed.
-    pub before: Totals,
-    /// When the target may take over.
-    pub mode: ReplayMode,
-    /// Why this mode.
-    pub mode_reason: String,
-    /// Longest catch-up in milliseconds.
-    pub cutoff_ms: u64,
-}
-
-/// The instants of the two cuts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cuts {
-    /// Everything new goes to S1.
-    pub a: Time,
-    /// Everything new goes to `Q` and S2.
-    pub b: Time,
-}
-
 /// The steps of phase Checkpointing (handoff, steps 1 to 7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CutStep {
@@ -132,6 +64,11 @@ pub enum CutStep {
     },
     /// 3: prove `Q` empty.
     Empty {
+        /// When cut A was done.
+        cut_a: Time,
+    },
+    /// 3: something trailed cut A into `Q`: the source goes back for it, then to S1 again.
+    Return {
         /// When cut A was done.
         cut_a: Time,
     },
@@ -187,29 +124,6 @@ pub enum ParkStep {
     },
 }
 
-/// What is true once the checkpoint is taken and the source is where it waits for its end: on S2,
-/// or parked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Taken {
-    /// The cuts; absent in mode `Park`.
-    pub cuts: Option<Cuts>,
-    /// The checkpoint.
-    pub archive: Archive,
-    /// How long the source stood still, in milliseconds; in mode `Park` until it was copied: it
-    /// stands still to its end.
-    pub pause_ms: u64,
-}
-
-/// The checkpoint as an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Image {
-    /// Reference by digest.
-    pub reference: String,
-    /// Size of the archive in bytes.
-    pub bytes: u64,
-}
-
 /// The steps of phase Restoring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RestoreStep {
@@ -224,78 +138,6 @@ pub enum RestoreStep {
     /// Strategy Sequential: the copy never began to run. Its pod goes; the same checkpoint is
     /// restored on the other node, and no fresh pod is ever let in.
     Retry(Attempt),
-}
-
-/// One of the attempts to restore a checkpoint whose source is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempt {
-    /// When there was no way back any more.
-    pub commit: Commit,
-    /// How many have failed before.
-    pub failed: u32,
-}
-
-impl Attempt {
-    /// The nodes take turns: the source's had everything the workload needs.
-    pub(crate) fn node(self, plan: &Plan) -> &str {
-        if self.failed.is_multiple_of(2) { &plan.target_node } else { &plan.source_node }
-    }
-}
-
-/// One run of the target's container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Incarnation {
-    /// The pod's UID.
-    pub uid: String,
-    /// The container's ID.
-    pub container_id: String,
-    /// Messages per second that have piled up in `Q` since cut B: a lower bound of its feed.
-    pub feed_per_second: u64,
-}
-
-/// What the broker counted at the migration's queues.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Evidence {
-    /// At `Q`, since the migration began.
-    pub primary: Totals,
-    /// At S1.
-    pub s1: Totals,
-    /// At S2.
-    pub s2: Totals,
-}
-
-/// How far the target had caught up when it was last written down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Messages to go.
-    pub lag: u64,
-    /// When.
-    pub at: Time,
-}
-
-/// The commit point: the source was proved gone, or, in mode `Park`, the target has read that it
-/// is to go on. Before it everything can be undone, after it there is only forward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Commit {
-    at: Time,
-}
-
-impl Commit {
-    /// The commit, if the source of `plan` is gone.
-    pub(crate) fn proved(plan: &Plan, seen: &Observation, now: Time) -> Option<Self> {
-        source(plan, seen).is_none().then_some(Self { at: now })
-    }
-
-    /// The commit, if the target has read its order.
-    pub(crate) fn read(order: Option<Counts>, now: Time) -> Option<Self> {
-        order.is_some_and(|counts| counts.ready == 0).then_some(Self { at: now })
-    }
-
-    /// When it was seen.
-    pub fn at(self) -> Time {
-        self.at
-    }
 }
 
 /// The steps of phase Finalizing (handoff, steps 10 and 11).
@@ -339,6 +181,8 @@ pub enum Undo {
     Target,
     /// Before cut B: the source works off `Q`.
     WorkOff,
+    /// Before cut B: something trailed cut A into `Q`, and the source goes back for it.
+    Fetch,
     /// Before cut B: the source goes on with S1.
     Divert,
     /// After cut B: the source works off S1.

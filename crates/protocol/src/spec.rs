@@ -82,9 +82,16 @@ pub struct Spec {
 pub struct Settings {
     /// How long messages may wait at the switch, in milliseconds.
     pub pause_budget_ms: u64,
-    /// How long deliveries may trail an acknowledged unbind, in milliseconds
-    /// (measured: up to 270 with thousands of messages and unconfirmed publishers).
+    /// How long deliveries trail an acknowledged unbind, in milliseconds, where messages wait for
+    /// us (measured: up to 270 with thousands of messages and unconfirmed publishers; 1,700 on a
+    /// busy machine).
     pub settle_ms: u64,
+    /// How long they may trail it at all, in milliseconds, where nobody waits (measured: 5,000 under
+    /// a flood that goes on).
+    pub linger_ms: u64,
+    /// How long `Q` must have been unfed and empty before the source leaves it, in milliseconds:
+    /// what trails cut A into `Q` is older than what is in S1 already.
+    pub ebb_ms: u64,
     /// How long both copies serve at the switch, in milliseconds. `EndpointSlices` are written in
     /// batches and again after a second when the controller's cache was stale, and kube-proxy
     /// waits a second between two updates, so that without it the source may be gone for a node
@@ -133,6 +140,8 @@ impl Default for Settings {
         Self {
             pause_budget_ms: 200,
             settle_ms: 2_000,
+            linger_ms: 5_000,
+            ebb_ms: 100,
             overlap_ms: 1_500,
             park_pause_ms: 15_000,
             statistics_ms: 6_000,

@@ -7,6 +7,7 @@ use crate::effect::Effect;
 use crate::handoff::{bind_queue, unbind_exchange};
 use crate::names::control_queue;
 use crate::observation::{Interest, Job, Observation, Owner, Pod};
+use crate::pending::REMEMBERS;
 use crate::phase::{
     Commit, Evidence, Failure, Image, Incarnation, Phase, Plan, Progress, RestoreStep, SwitchStep,
     Taken,
@@ -257,13 +258,23 @@ pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
             _ => vec![Effect::Adopt, Effect::DeleteSource],
         },
         SwitchStep::Retire(_) => vec![Effect::Retire],
-        SwitchStep::Remove(..) => remove(plan, &plan.source_pod, &plan.target_pod),
+        // S2 has only what `Q` has too; what came to S1 so late is nowhere else.
+        SwitchStep::Remove(..) => {
+            let rest = if plan.mode == ReplayMode::Park { None } else { Some(&plan.names.s1) };
+            remove(plan, &plan.source_pod, &plan.target_pod, rest)
+        }
     }
 }
 
 /// Feeds `Q` as it was fed before and removes what the migration made, with the control queue of
-/// the pod that is `gone`, unless it is the survivor's too; the lock goes last.
-pub(crate) fn remove(plan: &Plan, gone: &str, survivor: &str) -> Vec<Effect> {
+/// the pod that is `gone`, unless it is the survivor's too; the lock goes last. Nobody expects that
+/// something is in the `rest` queues by now, but if so, it goes to `Q`: late is better than lost.
+pub(crate) fn remove<'a>(
+    plan: &Plan,
+    gone: &str,
+    survivor: &str,
+    rest: impl IntoIterator<Item = &'a String>,
+) -> Vec<Effect> {
     let names = &plan.names;
     let control = (gone != survivor).then(|| control_queue(gone));
     let mut effects: Vec<Effect> =
@@ -274,6 +285,9 @@ pub(crate) fn remove(plan: &Plan, gone: &str, survivor: &str) -> Vec<Effect> {
             .exchanges()
             .map(|name| Effect::Topology(Topology::DeleteExchange { name: name.to_owned() })),
     );
+    effects.extend(rest.into_iter().map(|from| {
+        Effect::Topology(Topology::Move { from: from.clone(), to: names.primary.clone() })
+    }));
     effects.extend(
         names
             .side_queues()
@@ -290,7 +304,7 @@ pub(crate) fn interest(plan: &Plan, step: SwitchStep) -> Interest {
     match step {
         SwitchStep::Hand => Interest { target_control: true, ..Interest::default() },
         SwitchStep::Open(_) | SwitchStep::Overlap(_) | SwitchStep::Replace(_) => {
-            Interest { primary: true, s1: replay, ..Interest::default() }
+            Interest { primary: true, s1: replay, connected: replay, ..Interest::default() }
         }
         SwitchStep::Retire(_) => Interest { totals: true, ..Interest::default() },
         SwitchStep::Remove(..) => Interest { bindings: true, ..Interest::default() },
@@ -338,7 +352,7 @@ pub(crate) fn finalize(
             Some(commit) => facts.finalizing(SwitchStep::Retire(committed.unwrap_or(commit))),
             None => Next::Wait(WATCHED, format!("source pod {} to be gone", plan.source_pod)),
         },
-        SwitchStep::Retire(commit) => counted(facts, commit, settings, seen, waited),
+        SwitchStep::Retire(commit) => counted(facts, commit, settings, seen, waited, now),
         SwitchStep::Remove(commit, evidence) => removed(facts, commit, evidence, seen),
     }
 }
@@ -351,7 +365,13 @@ fn counted(
     settings: &Settings,
     seen: &Observation,
     waited: u64,
+    now: Time,
 ) -> Next {
+    // What still trails cut B into S1 is looked for before S1 is removed.
+    let lingers = facts.taken.cuts.is_some_and(|cuts| now.since(cuts.b) < settings.linger_ms);
+    if lingers {
+        return Next::Wait(STATISTICS, "deliveries that trail the cut".to_owned());
+    }
     let totals = seen.broker.as_ref().and_then(|broker| broker.totals);
     let counted = totals
         .map(|totals| Evidence { primary: totals.primary.since(facts.plan.before), ..totals });
@@ -415,6 +435,27 @@ pub(crate) fn target_lost(phase: &Phase, seen: &Observation) -> Option<Failure> 
         return lost("was restarted");
     }
     None
+}
+
+/// After cut B a source that has lost its connection may have gone to `Q` by habit, and taken what
+/// the target needs, before it obeyed again.
+pub(crate) fn strayed(phase: &Phase, seen: &Observation) -> Option<Failure> {
+    let plan = phase.plan()?;
+    phase.taken()?.cuts?;
+    let connected = seen.broker.as_ref()?.connected?;
+    if connected || plan.remembers || source(plan, seen).is_none_or(|pod| pod.terminating) {
+        return None;
+    }
+    let (pod, queue) = (&plan.source_pod, &plan.names.primary);
+    Some(Failure::new(
+        "ConnectionLost",
+        format!(
+            "source pod {pod} lost its connection to the broker during the handoff and may have \
+             consumed {queue} until it was told again; create the migration again, and if it \
+             returns to the queue it was told to consume, say so with the annotation {REMEMBERS}: \
+             \"true\""
+        ),
+    ))
 }
 
 /// After the commit a crash of the target is the workload's own.

@@ -110,7 +110,7 @@ fn survey() -> Survey {
 
 fn preflight() -> Observation {
     Observation {
-        acted: true,
+        acted: Some(Time(0)),
         source: Some(pod("source", "worker-1", "c1")),
         preflight: Some(Preflight {
             nodes: vec![node("worker-1"), node("worker-2")],
@@ -142,13 +142,14 @@ fn obliging(phase: &Phase) -> Observation {
         primary_quiet: Some(Emptiness::Proved),
         primary_empty: Some(Emptiness::Proved),
         s1_empty: Some(Emptiness::Proved),
+        connected: Some(true),
         totals: Some(Evidence {
             primary: Totals { routed: 140, acknowledged: 120, redelivered: 1 },
             s1: Totals { routed: 30, acknowledged: 30, redelivered: 0 },
             s2: Totals { routed: 40, acknowledged: 35, redelivered: 0 },
         }),
     };
-    let mut seen = Observation { acted: true, ..preflight() };
+    let mut seen = Observation { acted: Some(Time(0)), ..preflight() };
     let ours = Pod { ours: true, ..pod("target", "worker-2", "c2") };
     match phase {
         Phase::Pending => return preflight(),
@@ -179,6 +180,9 @@ fn obliging(phase: &Phase) -> Observation {
         Phase::Finalizing { .. } => {
             seen.target = Some(ours);
             seen.source = None;
+        }
+        Phase::Unwinding { plan, step: Undo::Unfeed, .. } => {
+            broker.bindings = Some(vec![Binding::plain(&plan.names.both)]);
         }
         Phase::Unwinding { step, .. } => {
             if matches!(step, Undo::Return) {

@@ -4,11 +4,12 @@
 //! message that the migration touched lies in a queue that the source works off in order. Where the
 //! source died, whoever took its place does it; where nobody did, what is left is moved to `Q`.
 
-use crate::broker::{Binding, Counts, Order, Topology};
-use crate::control::Control;
+use crate::broker::{Binding, Counts, Topology};
 use crate::decide::{Next, source};
 use crate::effect::Effect;
-use crate::handoff::{bind_exchange, bind_queue, hold_to_s2, to_source, unbind_exchange};
+use crate::handoff::{
+    back_to_q, bind_exchange, bind_queue, hold_to_s2, to_source, unbind_exchange, unbind_queue,
+};
 use crate::observation::{BrokerView, Heir, Interest, Observation};
 use crate::phase::{Failure, Phase, PhaseName, Plan, Reached, Undo};
 use crate::spec::Settings;
@@ -28,6 +29,7 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
         Undo::Target => vec![Effect::DeleteTarget, Effect::UnpreferSource],
         Undo::WorkOff | Undo::Settle | Undo::Heir(_) => Vec::new(),
         Undo::Divert => vec![to_source(plan, &names.s1)],
+        Undo::Fetch | Undo::Return => vec![back_to_q(plan)],
         Undo::Rework => vec![to_source(plan, side_queue(plan, reached))],
         // Cut B may have been stored but not done: it is done now, so that one way back fits all.
         Undo::Regather => vec![bind_exchange(&both, gate), to_source(plan, &names.s1)],
@@ -41,15 +43,22 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
             effects.extend(hold_to_s2(plan));
             effects
         }
-        Undo::Unfeed => vec![unbind_exchange(&both, gate)],
+        // An application that binds its queue on every connect has fed `Q` past the gate.
+        Undo::Unfeed => std::iter::once(unbind_exchange(&both, gate))
+            .chain(plan.bindings.iter().map(|b| unbind_queue(&names.primary, b.clone())))
+            .collect(),
         Undo::Purge => vec![Effect::Topology(Topology::Purge { queue: names.primary.clone() })],
         Undo::Move if reached == Reached::CutB => vec![to_q(&names.s1), to_q(&names.s2)],
         Undo::Move | Undo::MoveRest => vec![to_q(side_queue(plan, reached))],
         Undo::Refeed => vec![bind_queue(&names.primary, Binding::plain(&names.gate))],
-        Undo::Return => {
-            vec![Effect::Order(Order { pod: plan.source_pod.clone(), control: Control::EndReplay })]
+        Undo::Remove => {
+            let rest: &[&String] = match reached {
+                Reached::CutA | Reached::Rest => &[&names.s1],
+                Reached::CutB => &[&names.s1, &names.s2],
+                Reached::Installed | Reached::Parked => &[],
+            };
+            remove(plan, &plan.target_pod, &plan.source_pod, rest.iter().copied())
         }
-        Undo::Remove => remove(plan, &plan.target_pod, &plan.source_pod),
     }
 }
 
@@ -59,12 +68,14 @@ pub(crate) fn interest(reached: Reached, step: &Undo) -> Interest {
         Undo::Return if reached == Reached::Parked => {
             Interest { primary: true, park: true, park2: true, ..none }
         }
-        Undo::Target | Undo::WorkOff => Interest { primary: true, ..none },
+        Undo::Target => Interest { primary: true, s1: true, s2: true, park: true, ..none },
+        Undo::WorkOff | Undo::Fetch => Interest { primary: true, ..none },
         Undo::Divert => Interest { primary: true, s1: true, ..none },
         Undo::Regather => Interest { s1: true, ..none },
         Undo::Continue => Interest { s2: true, ..none },
         Undo::Return => Interest { primary: true, s1: true, s2: true, ..none },
-        Undo::Unfeed | Undo::Purge | Undo::Sweep => none,
+        Undo::Unfeed => Interest { bindings: true, ..none },
+        Undo::Purge | Undo::Sweep => none,
         Undo::Heir(_) => Interest { heir: true, ..none },
         Undo::Refeed | Undo::Settle | Undo::Rework | Undo::Move | Undo::MoveRest => {
             Interest { s1: true, s2: true, ..none }
@@ -135,9 +146,11 @@ fn worked_off(
 ) -> Next {
     let source = &way.plan.source_pod;
     let side = side(way.reached, broker);
-    let settled = waited >= settings.settle_ms;
+    let settled = waited >= settings.linger_ms;
     match step {
         Undo::WorkOff if drained(broker.primary) => way.to(Undo::Divert),
+        Undo::WorkOff if none(broker.primary) => way.to(Undo::Fetch),
+        Undo::Fetch if one(broker.primary) => way.to(Undo::WorkOff),
         Undo::Divert if one(broker.s1) && none(broker.primary) => way.to(Undo::Refeed),
         Undo::Regather if one(broker.s1) && drained(broker.s1) => match way.reached {
             // `Q` has the rest, fed as it is.
@@ -145,18 +158,21 @@ fn worked_off(
             _ => way.to(Undo::Continue),
         },
         Undo::Continue if one(broker.s2) => way.to(Undo::Unfeed),
-        Undo::Unfeed if settled => way.to(Undo::Purge),
+        Undo::Unfeed => unfed(way, settled, broker),
         Undo::Purge if way.alone => way.to(Undo::Move),
         Undo::Purge => way.to(Undo::Refeed),
         Undo::Refeed => way.to(Undo::Settle),
+        Undo::Settle if !way.alone && none(side) && !drained(side) => way.to(Undo::Rework),
         Undo::Settle if settled && way.alone => way.to(Undo::MoveRest),
         Undo::Settle if settled && drained(side) => way.to(Undo::Return),
         // What came after the settling time would be deleted with the side queue: back to it.
         Undo::Return if none(side) && !drained(side) => way.to(Undo::Rework),
         Undo::Return if one(broker.primary) && none(side) => way.to(Undo::Remove),
         Undo::Rework if one(side) => way.to(Undo::Settle),
-        Undo::Unfeed => Next::Wait(POLL, "deliveries that trail the unbind".to_owned()),
-        Undo::WorkOff | Undo::Regather | Undo::Settle => {
+        // It may have obeyed and then lost its connection, and its memory of the order with it.
+        Undo::Settle => Next::Wait(POLL, format!("source pod {source} to work off its side queue")),
+        _ if waited >= settings.deadlines.obey => way.to(step.clone()),
+        Undo::WorkOff | Undo::Regather => {
             Next::Wait(POLL, format!("source pod {source} to work off its side queue"))
         }
         _ => Next::Wait(POLL, format!("source pod {source} to obey")),
@@ -173,6 +189,29 @@ fn parked(way: &Way, seen: &Observation, broker: &BrokerView) -> Next {
     Next::Wait(POLL, format!("source pod {} to go back to its queue", way.plan.source_pod))
 }
 
+/// Whatever feeds `Q` now, but the migration, is the application's: it is kept in mind for the end.
+fn unfed(way: &Way, settled: bool, broker: &BrokerView) -> Next {
+    let names = &way.plan.names;
+    let Some(bindings) = &broker.bindings else {
+        return Next::Wait(POLL, "the broker's bindings".to_owned());
+    };
+    let known = |binding: &Binding| way.plan.bindings.contains(binding);
+    let foreign: Vec<Binding> = bindings
+        .iter()
+        .filter(|b| b.source != names.both && b.source != names.gate)
+        .cloned()
+        .collect();
+    if foreign.is_empty() && settled {
+        return way.to(Undo::Purge);
+    }
+    if foreign.is_empty() {
+        return Next::Wait(POLL, "deliveries that trail the unbind".to_owned());
+    }
+    let mut plan = way.plan.clone();
+    plan.bindings.extend(foreign.into_iter().filter(|binding| !known(binding)));
+    Way { plan: &plan, ..*way }.to(Undo::Unfeed)
+}
+
 /// The run of the container that the plan names has ended, or is about to.
 fn lost(plan: &Plan, seen: &Observation) -> bool {
     let Some(pod) = source(plan, seen) else { return true };
@@ -184,7 +223,7 @@ fn lost(plan: &Plan, seen: &Observation) -> bool {
 /// be told again where the rest is.
 fn resume(step: &Undo) -> Undo {
     match step {
-        Undo::Divert | Undo::WorkOff => Undo::WorkOff,
+        Undo::Divert | Undo::WorkOff | Undo::Fetch => Undo::WorkOff,
         Undo::Continue | Undo::Unfeed | Undo::Purge => Undo::Continue,
         Undo::Refeed | Undo::Settle | Undo::Rework | Undo::Return => Undo::Rework,
         other => other.clone(),
@@ -255,8 +294,11 @@ fn target_gone(way: &Way, seen: &Observation, broker: &BrokerView) -> Next {
     if lost(plan, seen) {
         return way.to(Undo::Heir(Box::new(first)));
     }
-    // The kubelet has confirmed the pod's end; the broker must have noticed it too.
-    if way.reached == Reached::CutB && !none(broker.primary) {
+    // The kubelet has confirmed the pod's end; the broker must have noticed it too. A consumer that
+    // is left is the source's, if the source consumes nothing else: it has forgotten its queue.
+    let elsewhere = [broker.s1, broker.s2, broker.park].into_iter().any(|side| !none(side));
+    let forgetful = one(broker.primary) && !elsewhere;
+    if way.reached == Reached::CutB && !none(broker.primary) && !forgetful {
         return Next::Wait(POLL, format!("queue {} to have no consumer", plan.names.primary));
     }
     way.to(first)

@@ -1,7 +1,33 @@
-//! A deterministic world for the operator: it runs the operator's own code against an API server,
-//! nodes and controllers that live in memory, on tokio's paused clock.
+//! A deterministic world for the handoff protocol.
 //!
-//! Nothing in here reads another clock than `shadow_operator::clock`, takes a random number that does
-//! not come from a given seed, or keeps anything in an order that changes from run to run.
+//! A broker with RabbitMQ's order, a cluster with controllers that do what the real ones do,
+//! publishers, applications with their habits, an operator that crashes, and a clock: all of it
+//! follows from a seed. The protocol in it is the real one; nothing here knows how a migration goes.
 
+#![deny(missing_docs)]
+
+pub mod application;
+pub mod broker;
+pub mod cluster;
 pub mod kube;
+pub mod log;
+pub mod mutant;
+pub mod scenario;
+pub mod verdict;
+pub mod world;
+
+use log::Log;
+use mutant::Mutant;
+use scenario::Scenario;
+use verdict::Verdict;
+use world::World;
+
+/// Runs a scenario.
+pub fn run(scenario: Scenario, mutant: Option<Mutant>) -> Verdict {
+    World::new(scenario, mutant, Log::default()).run()
+}
+
+/// Runs a scenario and keeps its log.
+pub fn run_logged(scenario: Scenario, mutant: Option<Mutant>) -> Verdict {
+    World::new(scenario, mutant, Log::kept()).run()
+}

@@ -184,6 +184,12 @@ impl Session for RabbitSession {
         Ok(connections.into_iter().filter(|c| c.peer_host == ip).map(|c| c.name).collect())
     }
 
+    async fn connected(&self, connection: &str) -> Result<bool, Error> {
+        let found: Option<serde::de::IgnoredAny> =
+            self.management.get(&["connections", connection], "disable_stats=true").await?;
+        Ok(found.is_some())
+    }
+
     async fn counts(&self, queue: &str) -> Result<Option<Counts>, Error> {
         self.count(queue).await
     }

@@ -99,13 +99,13 @@ impl Migration {
         if state.phase.is_final() {
             return None;
         }
-        if matches!(state.phase, Phase::Pending) && !self.memory.acted {
+        if matches!(state.phase, Phase::Pending) && self.memory.acted.is_none() {
             return None;
         }
         let found = self.ask_broker(spec, state, queue).await;
         match found {
             Ok(view) => {
-                if self.memory.acted {
+                if self.memory.acted.is_some() {
                     self.memory.trouble = None;
                     self.memory.failures = 0;
                 }
@@ -140,8 +140,8 @@ impl Migration {
                 return Ok(BrokerView::default());
             }
         }
-        let target = state.phase.plan().map_or("", |plan| plan.target_pod.as_str());
-        observe::broker(session, &Names::new(queue, &spec.uid), target, wanted).await
+        let names = Names::new(queue, &spec.uid);
+        observe::broker(session, &names, state.phase.plan(), wanted).await
     }
 
     /// Makes sure that there is a living session that holds the lock.

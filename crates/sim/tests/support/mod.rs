@@ -156,6 +156,10 @@ impl Session for World {
         Ok(Vec::new())
     }
 
+    async fn connected(&self, _: &str) -> Result<bool, Error> {
+        Ok(true)
+    }
+
     async fn counts(&self, queue: &str) -> Result<Option<Counts>, Error> {
         let plant = self.plant();
         let consumers = plant.consumers.values().filter(|(_, at)| at == queue).count();

@@ -1,0 +1,210 @@
+//! What the broker, the queue, its feed and its consumer must be like.
+
+use super::{Checked, no, unknown};
+use crate::broker::{Binding, Consumer, Counts, Queue, QueueType, Survey};
+use crate::names::control_queue;
+use crate::observation::Pod;
+use crate::spec::Spec;
+
+/// Queue arguments and policy keys under which a message can vanish or move while it waits.
+const PERISHABLE: [&str; 8] = [
+    "message-ttl",
+    "expires",
+    "max-length",
+    "max-length-bytes",
+    "dead-letter-exchange",
+    "delivery-limit",
+    "max-age",
+    "overflow",
+];
+
+pub(super) fn broker_allows(survey: &Survey) -> Checked<()> {
+    let major: u32 =
+        survey.version.split('.').next().and_then(|part| part.parse().ok()).unwrap_or(0);
+    if major < 4 {
+        return no(
+            "BrokerTooOld",
+            format!(
+                "RabbitMQ {} lacks the consumer hand-over of quorum queues; 4.0 or later is \
+                     needed",
+                survey.version
+            ),
+        );
+    }
+    if survey.statistics_disabled {
+        return no(
+            "StatisticsDisabled",
+            "the broker's management API keeps no statistics, without which a queue can't be \
+             proved empty; set management_agent.disable_metrics_collector = false",
+        );
+    }
+    if let Some(alarm) = survey.alarms.first() {
+        return no("BrokerAlarm", format!("the broker blocks publishers: {alarm}; clear it first"));
+    }
+    if let Some(channel) = survey.transactions.first() {
+        return no(
+            "Transactions",
+            format!(
+                "{channel} publishes in transactions, whose messages come without bound after \
+                     a cut; use publisher confirms"
+            ),
+        );
+    }
+    Ok(())
+}
+
+pub(super) fn queue_allows(name: &str, survey: &Survey) -> Checked<()> {
+    let Some(queue) = &survey.queue else {
+        return no("QueueNotFound", format!("queue {name} does not exist at the broker"));
+    };
+    let refuse = |why: &str| no("QueueNotSupported", format!("queue {name} {why}"));
+    if queue.exclusive {
+        return refuse("is exclusive: it dies with the source's connection; declare it shared");
+    }
+    if queue.auto_delete {
+        return refuse("is auto-delete: it vanishes when its consumer leaves; declare it durable");
+    }
+    if !queue.durable {
+        return refuse("is not durable: a broker restart would lose it; declare it durable");
+    }
+    if let QueueType::Other(kind) = &queue.kind {
+        return refuse(&format!("is a {kind}; classic and quorum queues can be moved"));
+    }
+    if let Some(key) = perishable(queue) {
+        return refuse(&format!(
+            "has {key} set by argument or policy, under which a message can vanish while it waits"
+        ));
+    }
+    if queue.arguments.get("x-single-active-consumer").is_some_and(|v| v == true) {
+        return refuse("has a single active consumer, so a standby could step in unseen");
+    }
+    Ok(())
+}
+
+fn perishable(queue: &Queue) -> Option<&'static str> {
+    PERISHABLE.into_iter().find(|key| {
+        queue.policy.contains_key(*key) || queue.arguments.contains_key(&format!("x-{key}"))
+    })
+}
+
+pub(super) fn bindings_allow(spec: &Spec, queue: &str, survey: &Survey) -> Checked<()> {
+    if survey.bindings.is_empty() {
+        return no(
+            "NoBinding",
+            format!(
+                "queue {queue} is bound to no exchange; messages published to it through the \
+                     default exchange can't be diverted by this version"
+            ),
+        );
+    }
+    let named = |binding: &Binding| binding.source == spec.exchange;
+    if !spec.exchange.is_empty() && !survey.bindings.iter().any(named) {
+        return no(
+            "ExchangeNotBound",
+            format!(
+                "queue {queue} is not bound to exchange {}; it is bound to {}",
+                spec.exchange,
+                sources(&survey.bindings)
+            ),
+        );
+    }
+    for (name, exchange) in &survey.exchanges {
+        if !matches!(exchange.kind.as_str(), "direct" | "fanout" | "topic" | "headers") {
+            return no(
+                "ExchangeNotSupported",
+                format!(
+                    "exchange {name} is of type {}, where one more binding changes who gets \
+                         what",
+                    exchange.kind
+                ),
+            );
+        }
+    }
+    if let Some(ours) = survey.bindings.iter().find(|b| b.source.starts_with("ms2m.")) {
+        return no(
+            "LeftoverTopology",
+            format!("queue {queue} is still bound to {}, left by another migration", ours.source),
+        );
+    }
+    Ok(())
+}
+
+fn sources(bindings: &[Binding]) -> String {
+    let mut names: Vec<&str> = bindings.iter().map(|b| b.source.as_str()).collect();
+    names.dedup();
+    names.join(", ")
+}
+
+pub(super) fn consumers_allow(
+    spec: &Spec,
+    queue: &str,
+    pod: &Pod,
+    survey: &Survey,
+    counts: Counts,
+) -> Checked<()> {
+    let name = &spec.source_pod;
+    if counts.consumers == 0 {
+        return no(
+            "NoConsumer",
+            format!(
+                "queue {queue} has no consumer; is {queue} the queue that pod {name} consumes?"
+            ),
+        );
+    }
+    if counts.consumers > 1 {
+        return no(
+            "SecondConsumer",
+            format!(
+                "queue {queue} has {} consumers; pod {name} must be the only one",
+                counts.consumers
+            ),
+        );
+    }
+    // The management API's list lags behind the queue's own count.
+    let [consumer] = survey.consumers.as_slice() else {
+        return unknown(format!("the broker's statistics to show the consumer of queue {queue}"));
+    };
+    consumer_allows(queue, name, pod, consumer)?;
+    if !survey.control_queue {
+        return no(
+            "NoControlQueue",
+            format!(
+                "queue {} does not exist: pod {name} does not listen to the specification's \
+                     control messages",
+                control_queue(name)
+            ),
+        );
+    }
+    Ok(())
+}
+
+fn consumer_allows(queue: &str, name: &str, pod: &Pod, consumer: &Consumer) -> Checked<()> {
+    if !consumer.ack_required {
+        return no(
+            "AutoAck",
+            format!(
+                "pod {name} consumes queue {queue} without acknowledgements, so nobody knows \
+                     what it has applied; consume with manual acknowledgements"
+            ),
+        );
+    }
+    if consumer.exclusive {
+        return no(
+            "ExclusiveConsumer",
+            format!("pod {name} consumes queue {queue} exclusively; the copy could not join"),
+        );
+    }
+    let peer = consumer.peer.trim_start_matches("::ffff:");
+    match pod.ip.as_deref() {
+        // The list has the consumer before it has its channel.
+        _ if peer.is_empty() => {
+            unknown(format!("the broker's statistics to say who consumes queue {queue}"))
+        }
+        Some(ip) if ip == peer => Ok(()),
+        Some(ip) => no(
+            "ForeignConsumer",
+            format!("queue {queue} is consumed from {peer}, not from pod {name} at {ip}"),
+        ),
+        None => unknown(format!("pod {name} to have an address")),
+    }
+}

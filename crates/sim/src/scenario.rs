@@ -1,0 +1,199 @@
+//! What is simulated: the workload, the load, and the plan of faults. All of it follows from a seed.
+
+use fastrand::Rng;
+use serde::{Deserialize, Serialize};
+use shadow_protocol::spec::ReplayMode;
+
+use crate::application::Habits;
+
+/// Who owns the pod that moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OwnerKind {
+    /// Nobody: a pod that is deleted stays away.
+    Bare,
+    /// A Deployment's ReplicaSet.
+    Deployment,
+    /// A StatefulSet: the strategy is Sequential.
+    StatefulSet,
+}
+
+/// What happens to one call of the operator: a write of the status, or an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CallFault {
+    /// The operator crashes before it.
+    CrashBefore,
+    /// The operator crashes when it is done, before it knows.
+    CrashAfter,
+    /// It fails and nothing has happened.
+    Fail,
+    /// It is done, and the answer is lost.
+    LostAnswer,
+    /// It is done twice.
+    Twice,
+}
+
+/// All of them.
+pub const CALL_FAULTS: [CallFault; 5] = [
+    CallFault::CrashBefore,
+    CallFault::CrashAfter,
+    CallFault::Fail,
+    CallFault::LostAnswer,
+    CallFault::Twice,
+];
+
+/// What happens in the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorldFault {
+    /// The source's container crashes and is started afresh.
+    SourceRestarts,
+    /// The source's pod is deleted by somebody.
+    SourceGone,
+    /// The target's process ends.
+    TargetEnds,
+    /// The target's pod is deleted by somebody.
+    TargetGone,
+    /// Every connection to the broker is cut, and nobody gets a new one for a while.
+    BrokerRestarts,
+    /// The applications' connections are cut.
+    ApplicationsCutOff,
+    /// The operator's process is killed.
+    OperatorCrashes,
+    /// The checkpoint does not reach the registry.
+    PushFails,
+    /// The target can't be started.
+    RestoreFails,
+    /// Deliveries trail for longer than the settling time.
+    Flood,
+    /// Somebody else consumes the queue for a while.
+    Intruder,
+    /// The user sets `spec.abort`.
+    Abort,
+    /// The user deletes the object.
+    Delete,
+}
+
+/// All of them.
+pub const WORLD_FAULTS: [WorldFault; 13] = [
+    WorldFault::SourceRestarts,
+    WorldFault::SourceGone,
+    WorldFault::TargetEnds,
+    WorldFault::TargetGone,
+    WorldFault::BrokerRestarts,
+    WorldFault::ApplicationsCutOff,
+    WorldFault::OperatorCrashes,
+    WorldFault::PushFails,
+    WorldFault::RestoreFails,
+    WorldFault::Flood,
+    WorldFault::Intruder,
+    WorldFault::Abort,
+    WorldFault::Delete,
+];
+
+/// One fault, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// At the operator's call of this number, from 0.
+    Call(u32, CallFault),
+    /// At this time, in milliseconds since the migration began.
+    World(u64, WorldFault),
+}
+
+/// Everything a run depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scenario {
+    /// Seed of what is left to chance within the run.
+    pub seed: u64,
+    /// Who owns the pod.
+    pub owner: OwnerKind,
+    /// The mode asked for.
+    pub mode: Option<ReplayMode>,
+    /// How many publishers.
+    pub publishers: u8,
+    /// Time between two messages of one publisher, in milliseconds.
+    pub interval: u64,
+    /// Messages that wait when the migration begins.
+    pub backlog: u32,
+    /// The queue is a quorum queue.
+    pub quorum: bool,
+    /// How the application behaves.
+    pub habits: Habits,
+    /// How long deliveries may trail what was published, in milliseconds.
+    pub trail: u64,
+    /// How long a checkpoint takes, in milliseconds.
+    pub checkpoint: u64,
+    /// How long its way to the registry takes, in milliseconds.
+    pub transfer: u64,
+    /// How long a pod takes to run, in milliseconds.
+    pub start: u64,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+}
+
+/// An ordinary migration has about so many calls, and takes about so long in simulated milliseconds.
+const CALLS: u32 = 75;
+const DURATION: u64 = 1_800;
+
+impl Scenario {
+    /// The scenario that follows from `seed`, with up to three faults.
+    pub fn from_seed(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let mut scenario = Self::quiet(&mut rng, seed);
+        for _ in 0..rng.usize(0..=3) {
+            scenario.faults.push(if rng.bool() {
+                let fault = CALL_FAULTS[rng.usize(..CALL_FAULTS.len())];
+                Fault::Call(rng.u32(..CALLS), fault)
+            } else {
+                let fault = WORLD_FAULTS[rng.usize(..WORLD_FAULTS.len())];
+                Fault::World(rng.u64(..DURATION), fault)
+            });
+        }
+        scenario
+    }
+
+    /// The same without a fault.
+    fn quiet(rng: &mut Rng, seed: u64) -> Self {
+        let owner = match rng.u8(..5) {
+            0 => OwnerKind::StatefulSet,
+            1 | 2 => OwnerKind::Deployment,
+            _ => OwnerKind::Bare,
+        };
+        let remembers = rng.bool();
+        let mode = match rng.u8(..8) {
+            0 | 1 if remembers && owner != OwnerKind::StatefulSet => Some(ReplayMode::Park),
+            2 => Some(ReplayMode::Drain),
+            3 => None,
+            _ => Some(ReplayMode::Cutoff),
+        };
+        let publishers = rng.u8(1..=3);
+        let service = rng.u64(..=4);
+        let rarely = |rng: &mut Rng, yes: u64, no: u64| if rng.u8(..6) == 0 { yes } else { no };
+        Self {
+            seed,
+            owner,
+            mode,
+            publishers,
+            // Slower than the application, so that queues drain: 1 ms per message is its least.
+            interval: (service.max(1) + 1) * u64::from(publishers) * 2 + rng.u64(..20),
+            backlog: if rng.u8(..4) == 0 { rng.u32(..60) } else { 0 },
+            quorum: rng.bool(),
+            habits: Habits {
+                prefetch: 1 << rng.usize(..5),
+                batch: rng.usize(1..=4),
+                service,
+                rebinds: rng.bool(),
+                remembers,
+                attention: rng.u64(1..20),
+                reconnect: rng.u64(1..40),
+            },
+            trail: rarely(rng, 25, 3),
+            checkpoint: rng.u64(5..60),
+            transfer: rng.u64(20..200),
+            start: rng.u64(20..150),
+            faults: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The invariants of `docs/handoff.md` at the end of a run.
+
+use shadow_protocol::names::control_queue;
+use shadow_protocol::phase::{Phase, PhaseName, State};
+
+use crate::application::Ledger;
+use crate::scenario::OwnerKind;
+use crate::world::{QUEUE, SOURCE, World};
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Completed, Failed, or where it stopped.
+    pub phase: Option<PhaseName>,
+    /// Why it failed, if it did.
+    pub reason: Option<String>,
+    /// When, in simulated milliseconds since the world began.
+    pub at: u64,
+    /// Calls that the operator made.
+    pub calls: u32,
+    /// What must not be, a sentence each.
+    pub violations: Vec<String>,
+    /// What happened, if it was kept.
+    pub log: Vec<String>,
+}
+
+impl Verdict {
+    pub(crate) fn of(mut world: World) -> Self {
+        let mut violations = std::mem::take(&mut world.violations);
+        let state: Option<State> = world.state().cloned();
+        let phase = state.as_ref().map(|state| &state.phase);
+        if violations.is_empty() {
+            violations.extend(unfinished(phase));
+            violations.extend(left_over(&world, phase));
+            violations.extend(lost_or_worse(&world, phase));
+        }
+        let reason = match phase {
+            Some(Phase::Failed { failure, .. }) => Some(failure.reason.clone()),
+            _ => None,
+        };
+        Self {
+            phase: phase.map(Phase::name),
+            reason,
+            at: world.now(),
+            calls: world.calls(),
+            violations,
+            log: std::mem::take(&mut world.log).into_lines(),
+        }
+    }
+}
+
+/// Invariant 6: Completed or rolled back.
+fn unfinished(phase: Option<&Phase>) -> Option<String> {
+    match phase {
+        Some(phase) if phase.is_final() => None,
+        Some(phase) => Some(format!("it ended in {}", phase.name().as_str())),
+        None => Some("nothing was ever stored".to_owned()),
+    }
+}
+
+/// Invariant 6: nothing of the migration is left, and `Q` is fed as before.
+fn left_over(world: &World, phase: Option<&Phase>) -> Vec<String> {
+    let mut found = Vec::new();
+    let survivors: Vec<String> =
+        world.pods.iter().filter(|pod| !pod.gone).map(|pod| control_queue(&pod.name)).collect();
+    for name in world.broker.names() {
+        // A dead application's control queue is its own affair.
+        let control = name.starts_with("ms2m.control.");
+        let target = phase.and_then(Phase::plan).map(|plan| control_queue(&plan.target_pod));
+        let dead = target.as_ref() == Some(name) && !world.forgiven;
+        let ours = name.contains("ms2m.") && (!control || dead);
+        if ours && !survivors.contains(name) {
+            found.push(format!("{name} is left over"));
+        }
+    }
+    let bindings = world.broker.bindings(QUEUE);
+    if bindings.len() != 1 {
+        found.push(format!("{QUEUE} is bound by {bindings:?}"));
+    }
+    if !world.bereaved {
+        let alive = world.pods.iter().filter(|pod| pod.alive()).count();
+        if alive != 1 {
+            found.push(format!("{alive} pods are left"));
+        }
+    }
+    found
+}
+
+/// Invariants 1 to 3, of the copy that survives.
+fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
+    let survivors: Vec<(&str, &Ledger)> = world
+        .pods
+        .iter()
+        .filter(|pod| pod.alive())
+        .filter_map(|pod| {
+            let process = world.processes[pod.process?].as_ref()?;
+            Some((pod.name.as_str(), &process.memory.ledger))
+        })
+        .collect();
+    let (name, ledger) = match survivors.as_slice() {
+        [(name, ledger)] => (*name, (*ledger).clone()),
+        // A bare pod that died by a fault stays dead: what is left waits in its queue.
+        [] if world.bereaved && world.scenario.owner == OwnerKind::Bare => {
+            let mut ledger = Ledger::new(world.base.clone());
+            world.broker.waiting(QUEUE).for_each(|message| ledger.apply(message));
+            (QUEUE, ledger)
+        }
+        several => {
+            return vec![format!("{} copies survive", several.len())];
+        }
+    };
+    let mut found = Vec::new();
+    let completed = matches!(phase, Some(Phase::Completed { .. }));
+    if !world.bereaved && !sequential(world) && completed != (name != SOURCE) {
+        found.push(format!("{name} survives, completed: {completed}"));
+    }
+    if world.forgiven {
+        return found;
+    }
+    let missing: u64 = ledger
+        .last
+        .iter()
+        .zip(&world.published)
+        .map(|(last, published)| u64::from(published.saturating_sub(*last)))
+        .sum();
+    let lost = ledger.gaps.len() as u64 + missing;
+    if lost > 0 {
+        found.push(format!("{lost} messages are lost to {name}: {ledger:?}"));
+    }
+    // A fresh process wakes before it is told where the rest is, and messages that were moved by
+    // nobody's order may be there twice: at least once, as for any crash.
+    let Ledger { duplicated, mut reordered, .. } = ledger;
+    if world.flooded {
+        // What trails longer than the ebb is overtaken.
+        reordered = 0;
+    }
+    let excused = world.bereaved || world.intruded || world.strayed;
+    if duplicated + reordered > 0 && !excused {
+        found.push(format!("{duplicated} duplicated, {reordered} reordered at {name}"));
+    }
+    found
+}
+
+fn sequential(world: &World) -> bool {
+    world.scenario.owner == OwnerKind::StatefulSet
+}

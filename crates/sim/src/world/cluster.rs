@@ -1,0 +1,158 @@
+//! The cluster's part of the world: kubelets, and the controllers of the pod's owner.
+
+use shadow_protocol::phase::{Phase, RestoreStep};
+
+use super::{Event, NODES, SOURCE, World};
+use crate::cluster::Pod;
+use crate::scenario::OwnerKind;
+
+impl World {
+    pub(super) fn create_pod(
+        &mut self,
+        name: &str,
+        node: &str,
+        checkpoint: Option<usize>,
+    ) -> usize {
+        let uid = u32::try_from(self.pods.len()).unwrap_or(u32::MAX) + 1;
+        self.pods.push(Pod {
+            name: name.to_owned(),
+            uid,
+            node: node.to_owned(),
+            checkpoint,
+            ..Pod::default()
+        });
+        let pod = self.pods.len() - 1;
+        self.log.note(self.now, || format!("pod {name} is created on {node}"));
+        if uid > 1 {
+            self.at(self.scenario.start, Event::Started(pod));
+        }
+        pod
+    }
+
+    /// The container of a pod begins to run, or fails to.
+    pub(super) fn started(&mut self, pod: usize) {
+        let found = &self.pods[pod];
+        if !found.alive() || found.process.is_some() {
+            return;
+        }
+        let name = found.name.clone();
+        let checkpoint = found.checkpoint;
+        if checkpoint.is_some() && std::mem::take(&mut self.restore_fails) {
+            self.pods[pod].ended = true;
+            self.log.note(self.now, || format!("pod {name} can't be restored"));
+            self.changed();
+            return;
+        }
+        let memory = checkpoint.map_or_else(|| self.fresh(), |it| self.checkpoints[it].clone());
+        let process = self.spawn(memory, &name);
+        let number = u32::try_from(self.processes.len()).unwrap_or(u32::MAX);
+        let found = &mut self.pods[pod];
+        (found.process, found.container) = (Some(process), Some(number));
+        self.log.note(self.now, || format!("pod {name} runs"));
+        let probed = self.rng.u64(1..40);
+        self.at(probed, Event::Probed(pod));
+        self.changed();
+    }
+
+    /// Its process ends, and the kubelet does not start it again.
+    pub(super) fn end(&mut self, pod: usize) {
+        if let Some(process) = self.pods[pod].process.take() {
+            self.kill(process);
+        }
+        self.pods[pod].ended = true;
+        self.pods[pod].probed = false;
+        self.changed();
+    }
+
+    pub(super) fn delete_pod(&mut self, pod: usize, grace: u64) {
+        if self.pods[pod].gone || self.pods[pod].terminating {
+            return;
+        }
+        self.pods[pod].terminating = true;
+        let name = self.pods[pod].name.clone();
+        self.log.note(self.now, || format!("pod {name} is being deleted"));
+        self.at(grace, Event::Gone(pod));
+        self.changed();
+    }
+
+    pub(super) fn gone(&mut self, pod: usize) {
+        if let Some(process) = self.pods[pod].process.take() {
+            self.kill(process);
+        }
+        self.pods[pod].gone = true;
+        let name = self.pods[pod].name.clone();
+        self.log.note(self.now, || format!("pod {name} is gone"));
+        self.changed();
+    }
+
+    /// The pod of that name that exists.
+    pub(super) fn pod(&self, name: &str) -> Option<usize> {
+        self.pods.iter().position(|pod| pod.name == name && !pod.gone)
+    }
+
+    /// The operator's watches and the owner's controller see it.
+    fn changed(&mut self) {
+        self.ring();
+        self.at(2, Event::Reconcile);
+    }
+
+    pub(super) fn reconcile(&mut self) {
+        match self.scenario.owner {
+            OwnerKind::Bare => {}
+            OwnerKind::Deployment => self.replica_set(),
+            OwnerKind::StatefulSet => self.stateful_set(),
+        }
+    }
+
+    /// One replica; the not-ready go first, then the one with the lowest deletion cost.
+    fn replica_set(&mut self) {
+        let mine: Vec<usize> =
+            (0..self.pods.len()).filter(|&p| self.pods[p].owned && self.pods[p].alive()).collect();
+        match mine.as_slice() {
+            [] => {
+                let name = format!("consumer-h{}", self.pods.len());
+                let pod = self.create_pod(&name, NODES[0], None);
+                self.pods[pod].owned = true;
+            }
+            [_] => {}
+            several => {
+                let rank = |&&pod: &&usize| {
+                    let found = &self.pods[pod];
+                    (found.ready(), !found.preferred, found.uid)
+                };
+                if let Some(&last) = several.iter().min_by_key(rank) {
+                    let grace = self.rng.u64(20..200);
+                    self.delete_pod(last, grace);
+                }
+            }
+        }
+    }
+
+    /// The pod of the set's name: a failed one is deleted, a missing one is made, and admission has
+    /// a say in what it becomes.
+    fn stateful_set(&mut self) {
+        if let Some(there) = self.pod(SOURCE) {
+            if self.pods[there].ended {
+                self.delete_pod(there, 10);
+            }
+            return;
+        }
+        let phase = self.record.state.as_ref().map(|state| &state.phase);
+        let image = phase.and_then(|phase| phase.image()).map(|image| image.reference.clone());
+        match phase {
+            Some(Phase::Restoring { step, .. }) => match (step, self.admitted.clone()) {
+                (RestoreStep::Admit(_), Some(node)) => {
+                    let checkpoint = image.and_then(|image| image.parse().ok());
+                    let pod = self.create_pod(SOURCE, &node, checkpoint);
+                    let found = &mut self.pods[pod];
+                    (found.owned, found.ours, found.gate) = (true, true, Some(false));
+                }
+                _ => self.at(20, Event::Reconcile),
+            },
+            _ => {
+                let pod = self.create_pod(SOURCE, NODES[0], None);
+                self.pods[pod].owned = true;
+            }
+        }
+    }
+}

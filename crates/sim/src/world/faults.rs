@@ -1,0 +1,122 @@
+//! What goes wrong in the world at its own time.
+
+use super::{Event, QUEUE, SOURCE, World};
+use crate::scenario::{Fault, WorldFault};
+
+impl World {
+    pub(super) fn fault(&mut self, index: usize) {
+        let Some(&Fault::World(_, fault)) = self.scenario.faults.get(index) else { return };
+        if self.operator.finished {
+            return;
+        }
+        self.log.note(self.now, || format!("FAULT {fault:?}"));
+        match fault {
+            WorldFault::SourceRestarts => self.source_dies(true),
+            WorldFault::SourceGone => self.source_dies(false),
+            WorldFault::TargetEnds => self.target_dies(true),
+            WorldFault::TargetGone => self.target_dies(false),
+            WorldFault::BrokerRestarts => self.broker_restarts(),
+            WorldFault::ApplicationsCutOff => self.cut_off(),
+            WorldFault::OperatorCrashes => self.crash(),
+            WorldFault::PushFails => self.push_fails = true,
+            WorldFault::RestoreFails => self.restore_fails = true,
+            WorldFault::Flood => {
+                self.flood_until = self.now + 100;
+                self.flooded = true;
+            }
+            WorldFault::Intruder => self.intrude(),
+            WorldFault::Abort => {
+                self.spec.abort = true;
+                self.ring();
+            }
+            WorldFault::Delete => {
+                self.spec.deleted = true;
+                self.ring();
+            }
+        }
+    }
+
+    /// The source as the migration knows it, while it is to be kept.
+    fn source(&self) -> Option<usize> {
+        let committed = self.committed();
+        (0..self.pods.len()).find(|&pod| {
+            let found = &self.pods[pod];
+            let named = found.name == SOURCE && !found.ours;
+            named && found.alive() && found.process.is_some() && !committed
+        })
+    }
+
+    fn source_dies(&mut self, restarts: bool) {
+        let Some(pod) = self.source() else { return };
+        self.bereave(pod);
+        if restarts {
+            if let Some(process) = self.pods[pod].process.take() {
+                self.kill(process);
+            }
+            self.pods[pod].probed = false;
+            self.at(self.scenario.start, Event::Started(pod));
+            self.ring();
+        } else {
+            self.pods[pod].terminating = true;
+            self.gone(pod);
+        }
+    }
+
+    /// A fresh process goes on where this one's acknowledgements end.
+    fn bereave(&mut self, pod: usize) {
+        self.bereaved = true;
+        let process = self.pods[pod].process.and_then(|process| self.processes[process].as_ref());
+        if let Some(process) = process {
+            self.base = process.acknowledged();
+        }
+    }
+
+    fn target_dies(&mut self, ends: bool) {
+        let found = (0..self.pods.len()).find(|&pod| self.pods[pod].ours && self.pods[pod].alive());
+        let Some(pod) = found else { return };
+        // With the source on its way out it is the workload's own crash.
+        let source = (0..self.pods.len()).find(|&p| self.pods[p].uid == 1);
+        let alone = source.is_none_or(|source| !self.pods[source].alive());
+        if self.committed() || alone {
+            self.forgiven = true;
+            self.bereave(pod);
+        }
+        if ends {
+            self.end(pod);
+        } else {
+            self.pods[pod].terminating = true;
+            self.gone(pod);
+        }
+    }
+
+    fn broker_restarts(&mut self) {
+        self.broker_down_until = self.now + self.rng.u64(10..300);
+        self.operator.session = false;
+        self.cut_off();
+    }
+
+    /// Whoever goes to its own queue, or binds it again, when it connects defeats the cuts: it is
+    /// noticed and undone, but what it took in between is applied twice.
+    fn cut_off(&mut self) {
+        let habits = self.scenario.habits;
+        let touched = self.state().is_some_and(|state| state.phase.plan().is_some());
+        self.strayed |= touched && (habits.rebinds || !habits.remembers);
+        for process in 0..self.processes.len() {
+            if let Some(found) = self.processes[process].as_mut() {
+                found.disconnect(&mut self.broker);
+                let after = self.rng.u64(1..=self.scenario.habits.reconnect);
+                self.at(after, Event::Connect(process));
+            }
+        }
+    }
+
+    /// Somebody else consumes the queue, takes a message and gives it back when it leaves.
+    fn intrude(&mut self) {
+        if let Some(consumer) = self.broker.consume(QUEUE, 1) {
+            self.broker.fetch(consumer);
+            self.intruded = true;
+            let stays = self.rng.u64(5..100);
+            self.at(stays, Event::IntruderLeaves(consumer));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The main job on the real thing: a live consumer moves between two nodes of the lab.
+//!
+//! One test at a time: they share one cluster and one queue.
+
+mod admission;
+mod crashes;
+mod moves;
+mod refusals;
+mod runtime;
+mod story;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use shadow_api::StatefulMigration;
+use shadow_e2e::cluster::{Cluster, wait_for};
+use shadow_e2e::migrate::{self, phase};
+use shadow_e2e::report::Report;
+use shadow_e2e::scenario::{self, Move};
+use shadow_e2e::workload::Workload;
+
+static LAB: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    LAB.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A fresh workload under load, with the operator running.
+async fn deployed(workload: &Workload) -> anyhow::Result<Cluster> {
+    let cluster = Cluster::connect().await?;
+    cluster.install_operator().await?;
+    migrate::delete_all(&cluster).await?;
+    Workload::remove(&cluster).await?;
+    workload.deploy(&cluster).await?;
+    if workload.probe {
+        scenario::reset_probe(&cluster).await?;
+    }
+    Ok(cluster)
+}
+
+async fn moved(cluster: &Cluster) -> anyhow::Result<Move> {
+    let moved = scenario::move_consumer(cluster, |_| {}).await?;
+    ensure!(phase(&moved.object) == "Completed", "ended {}", message(&moved.object));
+    Ok(moved)
+}
+
+fn message(object: &StatefulMigration) -> String {
+    object.status.as_ref().and_then(|status| status.message.clone()).unwrap_or_default()
+}
+
+fn assert_clean(report: &Report) {
+    assert!(
+        report.is_clean(),
+        "every message is applied once, in order, unseen:\n{}",
+        report.text()
+    );
+}
+
+async fn assert_nothing_left(cluster: &Cluster) -> anyhow::Result<()> {
+    let mut left = Vec::new();
+    // The session closes, and with it the lock goes, just after the end is reported.
+    let clean = wait_for("nothing to be left", Duration::from_secs(10), async || {
+        left = scenario::leftovers(cluster).await?;
+        Ok(left.is_empty().then_some(()))
+    })
+    .await;
+    clean.with_context(|| format!("nothing of the migration is left, but found {left:?}"))
+}
+
+/// The Deployment has its one pod on `node`, owned by its one ReplicaSet; no rollout happened.
+async fn assert_owned(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
+    cluster.wait_deployment("default", "consumer").await?;
+    let pod = cluster.pod_of("consumer").await?;
+    ensure!(pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node), "on {node}");
+    let owner = pod.owner_references().first().context("the moved pod has an owner")?;
+    ensure!(owner.kind == "ReplicaSet" && owner.controller == Some(true), "owned by {owner:?}");
+    let sets: Api<ReplicaSet> = Api::namespaced(cluster.client.clone(), "default");
+    let sets = sets.list(&ListParams::default().labels("app=consumer")).await?;
+    ensure!(sets.items.len() == 1, "no rollout happened, but {} ReplicaSets", sets.items.len());
+    let api: Api<Deployment> = Api::namespaced(cluster.client.clone(), "default");
+    let revision =
+        api.get("consumer").await?.annotations().get("deployment.kubernetes.io/revision").cloned();
+    ensure!(revision.as_deref() == Some("1"), "revision is {revision:?}");
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! A runtime that can't checkpoint: told in words, and the source works on without a loss.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use kube::ResourceExt;
+use shadow_e2e::cluster::{Cluster, wait_for};
+use shadow_e2e::migrate::phase;
+use shadow_e2e::workload::Workload;
+use shadow_e2e::{http, in_lab, report, scenario};
+use shadow_lab::Lab;
+
+use crate::{alone, assert_nothing_left, deployed, message};
+
+/// The checkpoint fails for `reason` with `words`; the source has lost nothing by it.
+async fn rolls_back(cluster: &Cluster, reason: &str, words: &[&str]) -> anyhow::Result<()> {
+    let source = cluster.pod_of("consumer").await?;
+    let (here, _) = scenario::other_node(cluster, &source)?;
+    let done = scenario::move_consumer(cluster, |_| {}).await?;
+    let text = message(&done.object);
+    println!("{text}");
+    ensure!(phase(&done.object) == "Failed", "ended {}: {text}", phase(&done.object));
+    ensure!(text.starts_with(&format!("{reason}: ")), "expected {reason}, got: {text}");
+    ensure!(text.ends_with("; everything was undone"), "says what it did: {text}");
+    let named = format!("container consumer of pod {} on node {here}", source.name_any());
+    for words in [&[named.as_str()], words].concat() {
+        ensure!(text.contains(words), "says `{words}`, got: {text}");
+    }
+    assert_nothing_left(cluster).await?;
+    let still = cluster.pod_of("consumer").await?;
+    ensure!(still.uid() == source.uid(), "the source is the same pod");
+    let producer = Cluster::url(&cluster.pod_of("producer").await?)?;
+    let producer = http::post(&format!("{producer}/stop")).await?;
+    let url = format!("{}/ledger", Cluster::url(&still)?);
+    let messages = wait_for("all messages to be applied", Duration::from_mins(1), async || {
+        let messages = report::messages(&producer, &http::get(&url).await?);
+        Ok((messages.lost == 0).then_some(messages))
+    })
+    .await?;
+    ensure!(messages.duplicated == 0 && messages.reordered == 0, "{messages:?}");
+    Ok(())
+}
+
+#[test]
+fn a_process_that_criu_refuses_is_rolled_back_and_told() -> anyhow::Result<()> {
+    let _alone = alone();
+    in_lab(async {
+        // Of a family whose state CRIU can't dump.
+        let prelude = "import socket; held = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)";
+        let workload = Workload { probe: false, prelude: Some(prelude), ..Workload::default() };
+        let cluster = deployed(&workload).await?;
+        Box::pin(rolls_back(&cluster, "CheckpointFailed", &["CRIU"])).await
+    })
+}
+
+const CONFIG: &str = "/etc/crio/crio.conf";
+
+/// CRI-O of one node without CRIU, until dropped.
+struct WithoutCriu<'a> {
+    lab: &'a Lab,
+    node: &'a str,
+}
+
+impl<'a> WithoutCriu<'a> {
+    fn on(lab: &'a Lab, node: &'a str) -> anyhow::Result<Self> {
+        let without = Self { lab, node };
+        without.restart_with("false")?;
+        Ok(without)
+    }
+
+    fn restart_with(&self, value: &str) -> anyhow::Result<()> {
+        let edit = format!("s/^enable_criu_support = .*/enable_criu_support = {value}/");
+        self.lab.exec(self.node, &["sed", "-i", &edit, CONFIG])?;
+        self.lab.stop(self.node, "crio")?;
+        self.lab.start(self.node, "crio")?;
+        Ok(())
+    }
+}
+
+impl Drop for WithoutCriu<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.restart_with("true") {
+            eprintln!("CRI-O of {} is still without CRIU: {error}", self.node);
+        }
+    }
+}
+
+#[test]
+fn a_node_whose_runtime_has_no_criu_is_rolled_back_and_told() -> anyhow::Result<()> {
+    let _alone = alone();
+    in_lab(async {
+        let cluster = deployed(&Workload { probe: false, ..Workload::default() }).await?;
+        let source = cluster.pod_of("consumer").await?;
+        let (here, _) = scenario::other_node(&cluster, &source)?;
+        let without = WithoutCriu::on(&cluster.lab, &here)?;
+        wait_for_runtime(&cluster, &here).await?;
+        let words = ["enable_criu_support"];
+        let rolled_back = Box::pin(rolls_back(&cluster, "CheckpointUnsupported", &words)).await;
+        drop(without);
+        wait_for_runtime(&cluster, &here).await?;
+        rolled_back
+    })
+}
+
+/// The node's runtime answers, and the node is Ready as seen by the API server.
+async fn wait_for_runtime(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
+    wait_for(&format!("CRI-O on {node}"), Duration::from_secs(30), async || {
+        cluster.lab.exec(node, &["test", "-S", "/run/crio/crio.sock"])?;
+        ensure!(cluster.lab.is_up(node, "crio")?, "crio runs");
+        Ok(Some(()))
+    })
+    .await?;
+    let ready = format!("node/{node}");
+    cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", &ready], "")?;
+    Ok(())
+}
