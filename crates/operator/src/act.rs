@@ -17,7 +17,7 @@ use crate::observe::{broker_trouble, chain};
 use crate::settings::Options;
 use crate::target_pod::{TargetPlan, labels_at_switch, labels_for_services, target_pod};
 use crate::transfer_job::{JobPlan, transfer_job};
-use crate::{kubelet, prepull};
+use crate::{clock, kubelet, prepull};
 
 /// Grace of a deletion in seconds: with 0 the API server would not wait for the kubelet to confirm
 /// that the container is gone.
@@ -64,6 +64,11 @@ fn not_found(error: &kube::Error) -> bool {
 
 fn conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+/// A create can end in a conflict of another kind, as over a quota: then there is nothing yet.
+fn exists(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.reason == "AlreadyExists")
 }
 
 impl Hands<'_> {
@@ -281,7 +286,7 @@ impl Hands<'_> {
             "type": shadow_api::GATE_HANDOFF,
             "status": "True",
             "reason": "HandedOff",
-            "lastTransitionTime": jiff::Timestamp::now().round(jiff::Unit::Second).ok(),
+            "lastTransitionTime": clock::rfc3339_seconds(clock::now()),
         });
         let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
         let done = self.pods().patch_status(name, &PatchParams::default(), &patch).await;
@@ -358,7 +363,7 @@ impl Hands<'_> {
 
 fn created<K>(result: kube::Result<K>, attempted: &str, name: &str) -> Result<Outcome, Trouble> {
     match result {
-        Err(error) if !conflict(&error) => Err(kube_trouble(attempted, name, &error)),
+        Err(error) if !exists(&error) => Err(kube_trouble(attempted, name, &error)),
         _ => Ok(Outcome::Done),
     }
 }

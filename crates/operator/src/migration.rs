@@ -5,7 +5,7 @@
 //! connections. Losing it means doing a step again, which is harmless: effects are idempotent.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
@@ -20,11 +20,13 @@ use shadow_protocol::phase::{Phase, Plan, State};
 use shadow_protocol::spec::Spec;
 use shadow_protocol::time::Time;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::act::{Hands, Outcome};
 use crate::cluster::Cluster;
 use crate::observe::{broker_trouble, chain};
 use crate::problems::pod_warnings;
+use crate::registry::Registry;
 use crate::settings::Options;
 use crate::{clock, decide as mapping, report};
 
@@ -41,6 +43,8 @@ pub struct Context {
     pub cluster: Cluster,
     /// Way to brokers.
     pub connector: Arc<dyn Connector>,
+    /// Way to registries.
+    pub registry: Arc<dyn Registry>,
     /// How the operator was started.
     pub options: Options,
     /// Events.
@@ -118,9 +122,10 @@ pub async fn run(context: Arc<Context>, mut updates: watch::Receiver<StatefulMig
     loop {
         bell.borrow_and_update();
         let After::Sleep(pause) = migration.cycle().await else { break };
+        // In a fixed order, so that a simulation can be repeated; whoever comes first, the next
+        // cycle looks at everything.
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = bell.changed() => {}
+            biased;
             changed = updates.changed() => {
                 if changed.is_err() {
                     break;
@@ -128,6 +133,8 @@ pub async fn run(context: Arc<Context>, mut updates: watch::Receiver<StatefulMig
                 let seen = updates.borrow_and_update().clone();
                 migration.refresh(seen);
             }
+            _ = bell.changed() => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
     if let Some(session) = migration.memory.session.take() {

@@ -9,6 +9,7 @@
 pub mod application;
 pub mod broker;
 pub mod cluster;
+pub mod kube;
 pub mod log;
 pub mod mutant;
 pub mod scenario;

@@ -81,7 +81,7 @@ impl Migration {
         if !matches!(self.memory.registry, Some(Ok(())))
             && let Some(repository) = &spec.repository
         {
-            self.memory.registry = Some(crate::registry::ping(repository).await);
+            self.memory.registry = Some(self.context.registry.ping(repository).await);
         }
         Preflight {
             nodes: observe::nodes(&self.context.cluster, source),
