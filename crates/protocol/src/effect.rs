@@ -53,6 +53,40 @@ pub enum Effect {
     CloseBroker,
 }
 
+/// The names of all effects.
+pub const NAMES: [&str; 30] = [
+    "lock",
+    "declare-exchange",
+    "declare-side-queue",
+    "declare-control-queue",
+    "bind-queue",
+    "unbind-queue",
+    "bind-exchange",
+    "unbind-exchange",
+    "delete-exchange",
+    "delete-queue",
+    "move",
+    "purge",
+    "order",
+    "checkpoint",
+    "pre-pull",
+    "delete-pre-pull",
+    "create-job",
+    "delete-job",
+    "create-target",
+    "delete-target",
+    "open-gate",
+    "announce",
+    "prefer-source",
+    "unprefer-source",
+    "adopt",
+    "delete-source",
+    "vacate",
+    "admit",
+    "retire",
+    "close-broker",
+];
+
 impl Effect {
     /// A short name for logs and fault plans.
     pub fn name(&self) -> &'static str {

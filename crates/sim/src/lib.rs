@@ -8,6 +8,7 @@
 
 pub mod application;
 pub mod broker;
+pub mod campaign;
 pub mod cluster;
 pub mod kube;
 pub mod log;

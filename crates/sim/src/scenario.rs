@@ -155,6 +155,27 @@ impl Scenario {
         scenario
     }
 
+    /// One scenario of each kind: owners, modes, queue types and habits, without a fault.
+    pub fn kinds() -> Vec<Self> {
+        let mut kinds = Vec::new();
+        let replay = [Some(ReplayMode::Cutoff), Some(ReplayMode::Drain)];
+        let park = [Some(ReplayMode::Park)];
+        for (owner, modes) in [
+            (OwnerKind::Bare, [&replay[..], &park].concat()),
+            (OwnerKind::Deployment, [&replay[..], &park].concat()),
+            (OwnerKind::StatefulSet, replay.to_vec()),
+        ] {
+            for (index, mode) in modes.into_iter().enumerate() {
+                let mut rng = Rng::with_seed(index as u64);
+                let mut scenario = Self::quiet(&mut rng, index as u64);
+                (scenario.owner, scenario.mode) = (owner, mode);
+                scenario.habits.remembers = true;
+                kinds.push(scenario);
+            }
+        }
+        kinds
+    }
+
     /// The same without a fault.
     fn quiet(rng: &mut Rng, seed: u64) -> Self {
         let owner = match rng.u8(..5) {

@@ -1,5 +1,7 @@
 //! The invariants of `docs/handoff.md` at the end of a run.
 
+use std::collections::BTreeSet;
+
 use shadow_protocol::names::control_queue;
 use shadow_protocol::phase::{Phase, PhaseName, State};
 
@@ -18,6 +20,8 @@ pub struct Verdict {
     pub at: u64,
     /// Calls that the operator made.
     pub calls: u32,
+    /// The effects that were carried out, by name.
+    pub effects: BTreeSet<&'static str>,
     /// What must not be, a sentence each.
     pub violations: Vec<String>,
     /// What happened, if it was kept.
@@ -43,6 +47,7 @@ impl Verdict {
             reason,
             at: world.now(),
             calls: world.calls(),
+            effects: std::mem::take(&mut world.performed),
             violations,
             log: std::mem::take(&mut world.log).into_lines(),
         }

@@ -6,7 +6,7 @@ mod faults;
 mod operator;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use fastrand::Rng;
 use shadow_protocol::broker::Binding;
@@ -118,6 +118,8 @@ pub struct World {
     /// A second consumer that is none of ours took messages.
     pub(crate) intruded: bool,
     pub(crate) violations: Vec<String>,
+    /// Effects carried out, by name.
+    pub(crate) performed: BTreeSet<&'static str>,
     pub(crate) log: Log,
 }
 
@@ -163,6 +165,7 @@ impl World {
             overtaken: false,
             intruded: false,
             violations: Vec::new(),
+            performed: BTreeSet::new(),
             log,
             scenario,
         };

@@ -286,6 +286,7 @@ impl World {
 
     fn perform(&mut self, effect: &Effect, phase: &Phase) -> Result<Option<Archive>, Trouble> {
         self.log.note(self.now, || describe(effect));
+        self.performed.insert(effect.name());
         let plan = phase.plan();
         match effect {
             Effect::Lock | Effect::DeletePrePull | Effect::Announce => {}
