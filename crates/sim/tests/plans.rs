@@ -9,6 +9,7 @@ use shadow_sim::scenario::Scenario;
 /// Mutants must be caught within so many plans.
 const ENOUGH: u64 = 5_000;
 
+#[expect(clippy::panic, reason = "the failure is the report")]
 fn assert_clean(tally: &Tally) {
     let Some(failure) = tally.failures.first() else { return };
     let scenario = campaign::shrink(failure.clone(), None);
