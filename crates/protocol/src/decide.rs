@@ -162,7 +162,7 @@ fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
         Phase::Pending
         | Phase::Checkpointing { .. }
         | Phase::Transferring { .. }
-        | Phase::Restoring { step: RestoreStep::Beside, .. }
+        | Phase::Restoring { step: RestoreStep::Order | RestoreStep::Beside, .. }
         | Phase::Replaying { commit: None, .. }
         | Phase::Finalizing { step: SwitchStep::Open(None) | SwitchStep::Overlap(None), .. } => {
             true
@@ -212,6 +212,10 @@ fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now
             handoff::step(plan, step, settings, seen, since, now)
         }
         Phase::Transferring { plan, taken } => switch::transfer(plan, taken, seen),
+        Phase::Restoring { plan, taken, image, step: RestoreStep::Order } => {
+            let (plan, taken, image) = (plan.clone(), taken.clone(), image.clone());
+            Next::go(Phase::Restoring { plan, taken, image, step: RestoreStep::Beside })
+        }
         Phase::Restoring { plan, taken, image, step: RestoreStep::Beside } => {
             switch::restore(plan, taken, image, None, seen, now)
         }

@@ -42,10 +42,12 @@ pub(crate) fn step(
 ) -> Next {
     let plan = place.plan;
     match step {
-        RestoreStep::Beside | RestoreStep::Vacate => match Commit::proved(plan, seen, now) {
-            Some(commit) => place.to(RestoreStep::Prepare(Attempt { commit, failed: 0 })),
-            None => Next::Wait(WATCHED, format!("source pod {} to be gone", plan.source_pod)),
-        },
+        RestoreStep::Order | RestoreStep::Beside | RestoreStep::Vacate => {
+            match Commit::proved(plan, seen, now) {
+                Some(commit) => place.to(RestoreStep::Prepare(Attempt { commit, failed: 0 })),
+                None => Next::Wait(WATCHED, format!("source pod {} to be gone", plan.source_pod)),
+            }
+        }
         RestoreStep::Prepare(attempt) => place.to(RestoreStep::Admit(attempt)),
         RestoreStep::Admit(attempt) => {
             let overdue = now.since(since) > settings.deadlines.restore;

@@ -120,7 +120,9 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
         found.push(format!("{name} survives, completed: {completed}"));
     }
     // What a process took that had strayed from its queue, and died, is in no copy's queue.
-    let strayed_and_died = world.bereaved && world.strayed;
+    // Neither is what it owed to a queue that it had left.
+    let careless = world.strayed || world.scenario.habits.late_acks > 0;
+    let strayed_and_died = world.bereaved && careless;
     if world.forgiven || strayed_and_died {
         return found;
     }
