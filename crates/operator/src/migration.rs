@@ -59,6 +59,10 @@ struct Memory {
     done: usize,
     /// All of them.
     acted: Option<Time>,
+    /// This process has gone into the present step itself.
+    own: bool,
+    /// A state whose write was not answered.
+    unanswered: Option<State>,
     archive: Option<Archive>,
     trouble: Option<Trouble>,
     failures: u32,
@@ -172,11 +176,14 @@ impl Migration {
             return match self.store(&state, &decision, &seen).await {
                 Ok(()) => {
                     self.memory.next_step();
+                    self.memory.own = true;
+                    self.memory.unanswered = None;
                     self.act(&spec, &decision).await
                 }
                 Err(Unwritten::Stale) => After::Sleep(Duration::ZERO),
                 Err(Unwritten::Gone) => After::Stop,
                 Err(Unwritten::Failed(trouble)) => {
+                    self.memory.unanswered = Some(decision.state);
                     self.memory.fail(trouble);
                     After::Sleep(self.memory.backoff())
                 }
@@ -341,9 +348,9 @@ impl Migration {
                 let ours = mapping::stored(&self.object).ok().flatten();
                 match self.api().get_opt(&name).await {
                     Ok(Some(fresh)) => {
-                        // Another writer of the state: what this process remembers is worthless.
-                        if mapping::stored(&fresh).ok().flatten() != ours {
-                            self.memory = Memory::default();
+                        let stored = mapping::stored(&fresh).ok().flatten();
+                        if stored != ours {
+                            self.overtaken(stored);
                         }
                         self.object = fresh;
                         Err(Unwritten::Stale)
@@ -354,6 +361,18 @@ impl Migration {
             }
             Err(kube::Error::Api(status)) if status.code == 404 => Err(Unwritten::Gone),
             Err(error) => Err(Unwritten::Failed(api_trouble(&name, &error))),
+        }
+    }
+
+    /// The object holds another state than this process thought.
+    fn overtaken(&mut self, stored: Option<State>) {
+        if stored.is_some() && stored == self.memory.unanswered.take() {
+            // Its own, whose answer was lost.
+            self.memory.next_step();
+            self.memory.own = true;
+        } else {
+            // Another writer's: what this process remembers is worthless.
+            self.memory = Memory::default();
         }
     }
 

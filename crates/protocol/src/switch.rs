@@ -411,8 +411,7 @@ pub(crate) fn target_lost(phase: &Phase, seen: &Observation) -> Option<Failure> 
             (plan, Some(target))
         }
         Phase::Restoring { plan, step: RestoreStep::Beside, .. } => {
-            let succeeded = seen.acted.is_none() && seen.trouble.is_none();
-            if succeeded && seen.target.is_none() {
+            if !seen.own && seen.acted.is_none() && seen.target.is_none() {
                 let pod = &plan.target_pod;
                 return Some(Failure::new(
                     "TargetLost",

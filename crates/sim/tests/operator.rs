@@ -82,6 +82,18 @@ fn assert_moved(outcome: &Outcome) {
     assert!(outcome.broker.starts_with(r#"["app.events"] "#), "{}", outcome.broker);
 }
 
+/// Moved, or everything as before.
+fn assert_whole(outcome: &Outcome) {
+    if outcome.phase == "Completed" {
+        return assert_moved(outcome);
+    }
+    let [(name, node)] = pods(outcome)[..] else { panic!("{:?}", pods(outcome)) };
+    assert!(!name.ends_with("-shadow"), "{name} is not the source");
+    assert_eq!(node, "worker-1");
+    assert!(outcome.objects.iter().all(|object| object["kind"] != "Job"), "a Job is left");
+    assert!(outcome.broker.starts_with(r#"["app.events"] "#), "{}", outcome.broker);
+}
+
 #[test]
 fn the_operators_own_loop_moves_a_pod_of_a_deployment() {
     let outcome = run(|_, _| {});
@@ -223,17 +235,20 @@ fn killed_at(nth: u64, reaches: bool) -> Option<Outcome> {
 #[test]
 fn an_operator_that_dies_at_any_request_is_followed_by_another() {
     let begun = std::time::Instant::now();
-    let mut runs = 0;
+    let (mut runs, mut moved) = (0, 0);
     for reaches in [false, true] {
         for nth in 0.. {
             let Some(outcome) = killed_at(nth, reaches) else { break };
             println!("dies at request {nth}, which reaches the server: {reaches}");
-            assert_moved(&outcome);
+            assert_whole(&outcome);
+            moved += u32::from(outcome.phase == "Completed");
             runs += 1;
         }
     }
-    println!("{runs} runs in {:?}", begun.elapsed());
+    println!("{runs} runs in {:?}, {moved} moved", begun.elapsed());
     assert!(runs > 60, "{runs} runs");
+    // Only who dies while the target is created leaves his successor in doubt.
+    assert!(runs - moved <= 4, "{moved} of {runs} moved");
 }
 
 /// As over a quota: nothing has been created.

@@ -51,6 +51,7 @@ impl Migration {
         };
         Observation {
             acted: self.memory.acted,
+            own: self.memory.own,
             trouble: self.memory.trouble.clone(),
             source: pod(&spec.source_pod),
             heir,
