@@ -1,6 +1,7 @@
 //! Act: carries out the protocol's effects, each idempotent, in order.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
@@ -71,9 +72,31 @@ fn exists(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.reason == "AlreadyExists")
 }
 
+/// Limit for one call to the API server: one that stays silent must not use up a step's deadline.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Hands<'_> {
-    /// Carries out one effect.
+    /// Carries out one effect, within a limit.
     pub async fn perform(&self, effect: &Effect) -> Result<Outcome, Trouble> {
+        if matches!(
+            effect,
+            Effect::Lock | Effect::Topology(_) | Effect::Order(_) | Effect::Checkpoint
+        ) {
+            // The broker's adapter and the kubelet's client have limits of their own.
+            return Box::pin(self.carry_out(effect)).await;
+        }
+        let done = tokio::time::timeout(PATIENCE, Box::pin(self.carry_out(effect))).await;
+        done.unwrap_or_else(|_| {
+            let seconds = PATIENCE.as_secs();
+            Err(Trouble {
+                reason: "ApiUnavailable".to_owned(),
+                message: format!("{}: no answer within {seconds} s", effect.name()),
+                permanent: false,
+            })
+        })
+    }
+
+    async fn carry_out(&self, effect: &Effect) -> Result<Outcome, Trouble> {
         match effect {
             Effect::Lock | Effect::Topology(_) | Effect::Order(_) => self.at_broker(effect).await,
             Effect::Checkpoint => self.checkpoint().await,
@@ -308,10 +331,16 @@ impl Hands<'_> {
             "uid": plan.source_uid,
             "annotations": { DELETION_COST: cost },
         }}));
-        match self.pods().patch(name, &PatchParams::default(), &patch).await {
-            Err(error) if conflict(&error) => Ok(Outcome::Done),
-            done => patched(done, "set the deletion cost of source pod", name),
+        let done = self.pods().patch(name, &PatchParams::default(), &patch).await;
+        // A conflict may also be a busy API server's: only another pod of that name is none of ours.
+        if done.as_ref().is_err_and(conflict) {
+            let found = self.pods().get_opt(name).await;
+            let same = |pod: &Pod| pod.uid().as_deref() == Some(&plan.source_uid);
+            if found.is_ok_and(|found| !found.as_ref().is_some_and(same)) {
+                return Ok(Outcome::Done);
+            }
         }
+        patched(done, "set the deletion cost of source pod", name)
     }
 
     /// Gives the target labels of the living source. A source that is gone already has been

@@ -22,7 +22,7 @@ use shadow_protocol::time::Time;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::act::{Hands, Outcome};
+use crate::act::{Hands, Outcome, PATIENCE};
 use crate::cluster::Cluster;
 use crate::observe::{broker_trouble, chain};
 use crate::problems::pod_warnings;
@@ -34,6 +34,8 @@ mod observing;
 
 /// How often a status that only changed in its figures is written.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// Limit for publishing an event.
+const EVENT: Duration = Duration::from_secs(2);
 /// First and longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -338,7 +340,16 @@ impl Migration {
 
     async fn write(&mut self, object: StatefulMigration) -> Result<(), Unwritten> {
         let name = object.name_any();
-        let written = self.api().replace_status(&name, &PostParams::default(), &object).await;
+        let api = self.api();
+        let params = PostParams::default();
+        let writing = api.replace_status(&name, &params, &object);
+        let Ok(written) = tokio::time::timeout(PATIENCE, writing).await else {
+            return Err(Unwritten::Failed(Trouble {
+                reason: "ApiUnavailable".to_owned(),
+                message: format!("write the status of migration {name}: no answer"),
+                permanent: false,
+            }));
+        };
         match written {
             Ok(object) => {
                 self.object = object;
@@ -350,7 +361,7 @@ impl Migration {
                     Ok(Some(fresh)) => {
                         let stored = mapping::stored(&fresh).ok().flatten();
                         if stored != ours {
-                            self.overtaken(stored);
+                            self.overtaken(stored.as_ref());
                         }
                         self.object = fresh;
                         Err(Unwritten::Stale)
@@ -365,8 +376,8 @@ impl Migration {
     }
 
     /// The object holds another state than this process thought.
-    fn overtaken(&mut self, stored: Option<State>) {
-        if stored.is_some() && stored == self.memory.unanswered.take() {
+    fn overtaken(&mut self, stored: Option<&State>) {
+        if stored.is_some() && stored == self.memory.unanswered.take().as_ref() {
             // Its own, whose answer was lost.
             self.memory.next_step();
             self.memory.own = true;
@@ -420,8 +431,12 @@ impl Migration {
 
     async fn publish(&self, event: kube::runtime::events::Event) {
         let reference = self.object.object_ref(&());
-        if let Err(error) = self.context.recorder.publish(&event, &reference).await {
-            tracing::warn!(%error, "can't publish an event");
+        // Nobody waits for an event.
+        let publishing = self.context.recorder.publish(&event, &reference);
+        match tokio::time::timeout(EVENT, publishing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "can't publish an event"),
+            Err(_) => tracing::warn!("no answer to an event"),
         }
     }
 }
