@@ -127,7 +127,7 @@ pub async fn run(context: Arc<Context>, mut updates: watch::Receiver<StatefulMig
     let mut migration = Migration { context, object, memory: Memory::default() };
     loop {
         bell.borrow_and_update();
-        let After::Sleep(pause) = migration.cycle().await else { break };
+        let After::Sleep(pause) = Box::pin(migration.cycle()).await else { break };
         // In a fixed order, so that a simulation can be repeated; whoever comes first, the next
         // cycle looks at everything.
         tokio::select! {
