@@ -27,7 +27,7 @@ pub enum Effect {
     CreateTarget,
     /// Delete the target pod without grace.
     DeleteTarget,
-    /// Set the target's handoff readiness gate.
+    /// Set the target's handoff readiness gate: it is Ready when its probes pass.
     OpenGate,
     /// Give the target the labels by which Services find the source, but not its owner's own.
     Announce,

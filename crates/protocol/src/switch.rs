@@ -67,7 +67,9 @@ pub(crate) fn transfer(plan: &Plan, taken: &Taken, seen: &Observation) -> Next {
 /// does on waking, it ends up on `Q`. In mode `Park` it wakes on the park queue and waits.
 pub(crate) fn restore_effects(plan: &Plan, step: RestoreStep) -> Vec<Effect> {
     match step {
-        RestoreStep::Beside => vec![Effect::CreateTarget],
+        // Without the labels that Services select nobody finds it; a gate that opens only at the
+        // switch is noticed by the kubelet up to two seconds later.
+        RestoreStep::Beside => vec![Effect::CreateTarget, Effect::OpenGate],
         RestoreStep::Vacate => vec![Effect::Vacate],
         RestoreStep::Order | RestoreStep::Prepare(_) => lay_out_order(plan),
         RestoreStep::Admit(attempt) => vec![Effect::Admit { node: attempt.node(plan).to_owned() }],

@@ -258,7 +258,8 @@ fn both_copies_serve_until_every_node_has_heard_of_the_target() {
     };
     assert!(!ask(settings.overlap_ms - 1) && ask(settings.overlap_ms));
     let announced = position(&effects, |e| *e == Effect::Announce);
-    assert!(announced < position(&effects, |e| *e == Effect::OpenGate));
+    let created = position(&effects, |e| *e == Effect::CreateTarget);
+    assert!(created < announced && announced < position(&effects, |e| *e == Effect::Adopt));
 }
 
 fn position(effects: &[Effect], wanted: impl Fn(&Effect) -> bool) -> usize {

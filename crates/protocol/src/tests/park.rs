@@ -81,9 +81,9 @@ fn the_feed_is_never_touched_and_the_copy_goes_on_before_the_source_ends() {
     let checkpoint = position(&effects, |e| *e == Effect::Checkpoint);
     let created = position(&effects, |e| *e == Effect::CreateTarget);
     let handed = order("consumer-0-shadow", &Control::EndReplay);
-    let opened = position(&effects, |e| *e == Effect::OpenGate);
+    let shown = position(&effects, |e| *e == Effect::Announce);
     let deleted = position(&effects, |e| *e == Effect::DeleteSource);
-    assert!(checkpoint < created && created < handed && handed < opened && opened < deleted);
+    assert!(checkpoint < created && created < handed && handed < shown && shown < deleted);
     let removed = position(&effects, |e| *e == Effect::Retire);
     assert!(!effects[..removed].iter().any(|e| {
         matches!(e, Effect::Topology(Topology::BindQueue { .. } | Topology::UnbindQueue { .. }))
