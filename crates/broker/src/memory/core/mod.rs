@@ -28,6 +28,8 @@ mod publish;
 mod queue;
 mod refusal;
 mod statistics;
+#[cfg(test)]
+mod tests;
 mod topology;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
