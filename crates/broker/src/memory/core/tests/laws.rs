@@ -177,7 +177,9 @@ proptest! {
     fn everything_comes_back(options in kinds(), steps in steps()) {
         prop_assume!(options.delivery_limit.is_some() || options.kind == Kind::Classic);
         let mut play = Play::new(options, false);
-        steps.iter().for_each(|step| play.act(step));
+        for step in &steps {
+            play.act(step);
+        }
         play.bench.broker.restart();
         let figures = play.bench.broker.figures("q").unwrap();
         prop_assert_eq!(figures.unacknowledged, 0);

@@ -42,6 +42,18 @@ fn what_is_given_back_returns_to_its_place_except_without_a_limit() {
 }
 
 #[test]
+fn what_several_consumers_give_back_at_once_comes_back_in_order() {
+    let mut bench = Bench::with("q", quorum(Some(-1)));
+    bench.publish("q", 1..=4);
+    for sequence in 1..=2 {
+        let consumer = bench.consume("q", prefetch(1));
+        assert_eq!(bench.read(consumer), [sequence]);
+    }
+    bench.broker.close(bench.client);
+    assert_eq!(bench.ready("q"), [3, 4, 1, 2]);
+}
+
+#[test]
 fn beyond_its_limit_a_message_is_dropped() {
     let mut bench = Bench::with("q", quorum(Some(1)));
     bench.publish("q", 1..=2);
