@@ -59,6 +59,7 @@ pub fn other_node(cluster: &Cluster, pod: &Pod) -> anyhow::Result<(String, Strin
 /// Moves the consumer to the other node and returns when the migration has ended.
 pub async fn move_consumer(
     cluster: &Cluster,
+    mode: Option<&str>,
     mut show: impl FnMut(&StatefulMigration),
 ) -> anyhow::Result<Move> {
     let source = cluster.pod_of("consumer").await?;
@@ -67,7 +68,11 @@ pub async fn move_consumer(
     http::post(&format!("{source_url}/window")).await?;
     let before = http::get(&format!("{source_url}/ledger")).await?;
     let name = fresh_name();
-    migrate::create(cluster, migrate::manifest(&name, &source.name_any(), &nodes.1)).await?;
+    let mut manifest = migrate::manifest(&name, &source.name_any(), &nodes.1);
+    if let Some(mode) = mode {
+        manifest["spec"]["replayMode"] = mode.into();
+    }
+    migrate::create(cluster, manifest).await?;
     let mut pause_ms = 0;
     let mut ages = (0, 0);
     let mut switched = false;

@@ -6,6 +6,8 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 
+use shadow_protocol::pending::REMEMBERS;
+
 use crate::cluster::{Cluster, set_env, wait_for};
 use crate::{broker, http};
 
@@ -36,6 +38,8 @@ pub struct Workload {
     pub bare: bool,
     /// Declare and bind the queue on every connect.
     pub rebind: bool,
+    /// Go back to the queue it was told to consume after a lost connection, and say so.
+    pub remember: bool,
     /// Megabytes of memory to carry along.
     pub ballast_mb: u32,
     /// Milliseconds per message.
@@ -60,6 +64,7 @@ impl Default for Workload {
             consumer: Language::Python,
             bare: false,
             rebind: false,
+            remember: false,
             ballast_mb: 0,
             service_ms: 0,
             queue_type: "classic",
@@ -120,8 +125,13 @@ impl Workload {
     }
 
     fn edit_consumer(&self, object: &mut Value) {
+        if self.remember {
+            let pod = if self.bare { &mut *object } else { &mut object["spec"]["template"] };
+            pod["metadata"]["annotations"][REMEMBERS] = json!("true");
+        }
         edit(object, |container| {
             set_env(container, "REBIND", if self.rebind { "1" } else { "0" });
+            set_env(container, "REMEMBER", if self.remember { "1" } else { "0" });
             set_env(container, "BALLAST_MB", &self.ballast_mb.to_string());
             set_env(container, "SERVICE_MS", &self.service_ms.to_string());
             set_env(container, "QUEUE_TYPE", self.queue_type);

@@ -1,7 +1,7 @@
 //! `cargo xtask check-deps`: dependencies point inward, and `protocol` is pure.
 //!
 //! ```text
-//! shadow (cli) → operator → broker, checkpoint, api → protocol → serde, serde_json, thiserror
+//! shadow (cli) → sim → operator → broker, checkpoint, api → protocol → serde, serde_json, thiserror
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,8 @@ const RINGS: &[(&str, u8)] = &[
     ("shadow-broker", 1),
     ("shadow-checkpoint", 1),
     ("shadow-operator", 2),
-    ("shadow", 3),
+    ("shadow-sim", 3),
+    ("shadow", 4),
 ];
 /// What may use the product's crates, and is used by none of them.
 const OUTSIDE: &[&str] = &["shadow-lab", "shadow-workloads", "shadow-e2e", "xtask"];

@@ -23,6 +23,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
     cargo(&["xtask", "crds", "--check"])?;
     cargo(&["xtask", "check-deps"])?;
     deny()?;
+    cargo(&["xtask", "sim"])?;
     let lab = shadow_lab::up(2)?;
     let tested = with_lab(&lab);
     shadow_lab::down()?;

@@ -91,7 +91,7 @@ async fn once(cluster: &Cluster, workload: &Workload) -> anyhow::Result<Report> 
         .with_style(ProgressStyle::with_template("{spinner} {elapsed:>4} {msg}")?);
     bar.enable_steady_tick(std::time::Duration::from_millis(100));
     let mut shown = String::new();
-    let moved = scenario::move_consumer(cluster, |object| {
+    let moved = scenario::move_consumer(cluster, None, |object| {
         let status = object.status.clone().unwrap_or_default();
         let phase = status.phase.unwrap_or_default();
         let lag = status.handoff.and_then(|handoff| handoff.lag).unwrap_or(0);

@@ -6,6 +6,7 @@ mod crds;
 mod demo;
 mod image;
 mod lab;
+mod sim;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ enum Task {
     Demo(demo::Arguments),
     /// Build the project's images and push them to a registry
     Image(image::Arguments),
+    /// Run the protocol under plans of faults, and its mutants
+    Sim(sim::Arguments),
     /// Run everything CI runs
     Ci,
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Task::CheckDeps => check_deps::run(),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Image(arguments) => image::run(&arguments),
+        Task::Sim(arguments) => sim::run(&arguments),
         Task::Ci => ci::run(),
     };
     result.unwrap_or_else(|error| {

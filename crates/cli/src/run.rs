@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use shadow_broker::rabbitmq::RabbitMq;
+use shadow_operator::Outside;
+use shadow_operator::registry::Network;
 use shadow_operator::settings::Options;
 use shadow_protocol::spec::Settings;
 
@@ -47,7 +49,9 @@ pub async fn run(role: Role) -> anyhow::Result<()> {
         protocol: Settings { pause_budget_ms: args.pause_budget, ..Settings::default() },
         health,
     };
-    shadow_operator::run(client, Arc::new(RabbitMq::from_env()?), options, stop()).await?;
+    let outside =
+        Outside { client, connector: Arc::new(RabbitMq::from_env()?), registry: Arc::new(Network) };
+    shadow_operator::run(outside, options, stop()).await?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Act: carries out the protocol's effects, each idempotent, in order.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
@@ -17,7 +18,7 @@ use crate::observe::{broker_trouble, chain};
 use crate::settings::Options;
 use crate::target_pod::{TargetPlan, labels_at_switch, labels_for_services, target_pod};
 use crate::transfer_job::{JobPlan, transfer_job};
-use crate::{kubelet, prepull};
+use crate::{clock, kubelet, prepull};
 
 /// Grace of a deletion in seconds: with 0 the API server would not wait for the kubelet to confirm
 /// that the container is gone.
@@ -66,9 +67,36 @@ fn conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
+/// A create can end in a conflict of another kind, as over a quota: then there is nothing yet.
+fn exists(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.reason == "AlreadyExists")
+}
+
+/// Limit for one call to the API server: one that stays silent must not use up a step's deadline.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Hands<'_> {
-    /// Carries out one effect.
+    /// Carries out one effect, within a limit.
     pub async fn perform(&self, effect: &Effect) -> Result<Outcome, Trouble> {
+        if matches!(
+            effect,
+            Effect::Lock | Effect::Topology(_) | Effect::Order(_) | Effect::Checkpoint
+        ) {
+            // The broker's adapter and the kubelet's client have limits of their own.
+            return Box::pin(self.carry_out(effect)).await;
+        }
+        let done = tokio::time::timeout(PATIENCE, Box::pin(self.carry_out(effect))).await;
+        done.unwrap_or_else(|_| {
+            let seconds = PATIENCE.as_secs();
+            Err(Trouble {
+                reason: "ApiUnavailable".to_owned(),
+                message: format!("{}: no answer within {seconds} s", effect.name()),
+                permanent: false,
+            })
+        })
+    }
+
+    async fn carry_out(&self, effect: &Effect) -> Result<Outcome, Trouble> {
         match effect {
             Effect::Lock | Effect::Topology(_) | Effect::Order(_) => self.at_broker(effect).await,
             Effect::Checkpoint => self.checkpoint().await,
@@ -281,7 +309,7 @@ impl Hands<'_> {
             "type": shadow_api::GATE_HANDOFF,
             "status": "True",
             "reason": "HandedOff",
-            "lastTransitionTime": jiff::Timestamp::now().round(jiff::Unit::Second).ok(),
+            "lastTransitionTime": clock::rfc3339_seconds(clock::now()),
         });
         let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
         let done = self.pods().patch_status(name, &PatchParams::default(), &patch).await;
@@ -303,10 +331,16 @@ impl Hands<'_> {
             "uid": plan.source_uid,
             "annotations": { DELETION_COST: cost },
         }}));
-        match self.pods().patch(name, &PatchParams::default(), &patch).await {
-            Err(error) if conflict(&error) => Ok(Outcome::Done),
-            done => patched(done, "set the deletion cost of source pod", name),
+        let done = self.pods().patch(name, &PatchParams::default(), &patch).await;
+        // A conflict may also be a busy API server's: only another pod of that name is none of ours.
+        if done.as_ref().is_err_and(conflict) {
+            let found = self.pods().get_opt(name).await;
+            let same = |pod: &Pod| pod.uid().as_deref() == Some(&plan.source_uid);
+            if found.is_ok_and(|found| !found.as_ref().is_some_and(same)) {
+                return Ok(Outcome::Done);
+            }
         }
+        patched(done, "set the deletion cost of source pod", name)
     }
 
     /// Gives the target labels of the living source. A source that is gone already has been
@@ -358,7 +392,7 @@ impl Hands<'_> {
 
 fn created<K>(result: kube::Result<K>, attempted: &str, name: &str) -> Result<Outcome, Trouble> {
     match result {
-        Err(error) if !conflict(&error) => Err(kube_trouble(attempted, name, &error)),
+        Err(error) if !exists(&error) => Err(kube_trouble(attempted, name, &error)),
         _ => Ok(Outcome::Done),
     }
 }

@@ -14,6 +14,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// Stores that follow the API server.
 #[derive(Clone)]
@@ -29,6 +30,8 @@ pub struct Cluster {
     /// ReplicaSets, to find a pod's Deployment.
     pub replica_sets: Store<ReplicaSet>,
     bell: watch::Sender<u64>,
+    /// What fills the stores: ends with the last clone.
+    _followers: Arc<JoinSet<()>>,
 }
 
 impl Cluster {
@@ -37,13 +40,16 @@ impl Cluster {
         let (bell, _) = watch::channel(0);
         let ours = watcher::Config::default().labels(shadow_api::LABEL_MIGRATION);
         let all = watcher::Config::default();
+        let mut followers = JoinSet::new();
+        let tasks = &mut followers;
         let cluster = Self {
-            pods: follow(Api::all(client.clone()), all.clone(), &bell),
-            jobs: follow(Api::all(client.clone()), ours, &bell),
-            nodes: follow(Api::all(client.clone()), all.clone(), &bell),
-            replica_sets: follow(Api::all(client.clone()), all, &bell),
+            pods: follow(Api::all(client.clone()), all.clone(), &bell, tasks),
+            jobs: follow(Api::all(client.clone()), ours, &bell, tasks),
+            nodes: follow(Api::all(client.clone()), all.clone(), &bell, tasks),
+            replica_sets: follow(Api::all(client.clone()), all, &bell, tasks),
             client,
             bell,
+            _followers: Arc::new(followers),
         };
         cluster.pods.wait_until_ready().await?;
         cluster.jobs.wait_until_ready().await?;
@@ -68,7 +74,12 @@ impl Cluster {
     }
 }
 
-fn follow<K>(api: Api<K>, config: watcher::Config, bell: &watch::Sender<u64>) -> Store<K>
+fn follow<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    bell: &watch::Sender<u64>,
+    tasks: &mut JoinSet<()>,
+) -> Store<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone,
@@ -76,7 +87,7 @@ where
     let (store, writer) = reflector::store();
     let bell = bell.clone();
     let stream = watcher(api, config).default_backoff().reflect(writer);
-    tokio::spawn(async move {
+    tasks.spawn(async move {
         let mut stream = std::pin::pin!(stream);
         while let Some(event) = stream.next().await {
             match event {

@@ -1,10 +1,11 @@
 //! The kubelet's checkpoint, asked for through the API server's node proxy.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::Client;
 use serde::Deserialize;
 use shadow_protocol::observation::Archive;
+use tokio::time::Instant;
 
 /// How long the kubelet may take.
 const PATIENCE: Duration = Duration::from_mins(2);

@@ -18,7 +18,7 @@ mod migration;
 mod observe;
 mod prepull;
 pub mod problems;
-mod registry;
+pub mod registry;
 mod report;
 mod revive;
 pub mod settings;
@@ -41,6 +41,7 @@ use tokio::task::JoinSet;
 
 use cluster::Cluster;
 use migration::Context;
+use registry::Registry;
 use settings::Options;
 
 /// Why the operator stops.
@@ -60,24 +61,35 @@ pub enum Error {
     },
 }
 
+/// The operator's ways to the world outside.
+pub struct Outside {
+    /// To the API server.
+    pub client: Client,
+    /// To brokers.
+    pub connector: Arc<dyn Connector>,
+    /// To registries.
+    pub registry: Arc<dyn Registry>,
+}
+
 /// Runs the operator until `stop` resolves.
 pub async fn run(
-    client: Client,
-    connector: Arc<dyn Connector>,
+    outside: Outside,
     options: Options,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
+    let Outside { client, connector, registry } = outside;
     let ready = health::serve(options.health).await?;
     let cluster = Cluster::watch(client.clone()).await?;
     let reporter = Reporter { controller: "shadow-operator".to_owned(), instance: None };
     let recorder = Recorder::new(client.clone(), reporter);
-    let context = Arc::new(Context { cluster, connector, options, recorder });
+    let context = Arc::new(Context { cluster, connector, registry, options, recorder });
     ready.set();
     tracing::info!("watching migrations");
     tokio::select! {
+        biased;
+        () = stop => tracing::info!("stopping"),
         () = revive::keep(context.cluster.clone()) => {}
         () = drive(client, context) => {}
-        () = stop => tracing::info!("stopping"),
     }
     Ok(())
 }
@@ -93,6 +105,7 @@ async fn drive(client: Client, context: Arc<Context>) {
     let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
+            biased;
             event = stream.next() => match event {
                 Some(Ok(Event::Apply(object) | Event::InitApply(object))) => {
                     seen(object, &context, &mut running, &mut tasks);

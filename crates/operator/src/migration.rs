@@ -5,7 +5,7 @@
 //! connections. Losing it means doing a step again, which is harmless: effects are idempotent.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
@@ -20,11 +20,13 @@ use shadow_protocol::phase::{Phase, Plan, State};
 use shadow_protocol::spec::Spec;
 use shadow_protocol::time::Time;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::act::{Hands, Outcome};
+use crate::act::{Hands, Outcome, PATIENCE};
 use crate::cluster::Cluster;
 use crate::observe::{broker_trouble, chain};
 use crate::problems::pod_warnings;
+use crate::registry::Registry;
 use crate::settings::Options;
 use crate::{clock, decide as mapping, report};
 
@@ -32,6 +34,8 @@ mod observing;
 
 /// How often a status that only changed in its figures is written.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// Limit for publishing an event.
+const EVENT: Duration = Duration::from_secs(2);
 /// First and longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -41,6 +45,8 @@ pub struct Context {
     pub cluster: Cluster,
     /// Way to brokers.
     pub connector: Arc<dyn Connector>,
+    /// Way to registries.
+    pub registry: Arc<dyn Registry>,
     /// How the operator was started.
     pub options: Options,
     /// Events.
@@ -55,6 +61,10 @@ struct Memory {
     done: usize,
     /// All of them.
     acted: Option<Time>,
+    /// This process has gone into the present step itself.
+    own: bool,
+    /// A state whose write was not answered.
+    unanswered: Option<State>,
     archive: Option<Archive>,
     trouble: Option<Trouble>,
     failures: u32,
@@ -117,10 +127,11 @@ pub async fn run(context: Arc<Context>, mut updates: watch::Receiver<StatefulMig
     let mut migration = Migration { context, object, memory: Memory::default() };
     loop {
         bell.borrow_and_update();
-        let After::Sleep(pause) = migration.cycle().await else { break };
+        let After::Sleep(pause) = Box::pin(migration.cycle()).await else { break };
+        // In a fixed order, so that a simulation can be repeated; whoever comes first, the next
+        // cycle looks at everything.
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = bell.changed() => {}
+            biased;
             changed = updates.changed() => {
                 if changed.is_err() {
                     break;
@@ -128,6 +139,8 @@ pub async fn run(context: Arc<Context>, mut updates: watch::Receiver<StatefulMig
                 let seen = updates.borrow_and_update().clone();
                 migration.refresh(seen);
             }
+            _ = bell.changed() => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
     if let Some(session) = migration.memory.session.take() {
@@ -165,11 +178,14 @@ impl Migration {
             return match self.store(&state, &decision, &seen).await {
                 Ok(()) => {
                     self.memory.next_step();
+                    self.memory.own = true;
+                    self.memory.unanswered = None;
                     self.act(&spec, &decision).await
                 }
                 Err(Unwritten::Stale) => After::Sleep(Duration::ZERO),
                 Err(Unwritten::Gone) => After::Stop,
                 Err(Unwritten::Failed(trouble)) => {
+                    self.memory.unanswered = Some(decision.state);
                     self.memory.fail(trouble);
                     After::Sleep(self.memory.backoff())
                 }
@@ -324,7 +340,16 @@ impl Migration {
 
     async fn write(&mut self, object: StatefulMigration) -> Result<(), Unwritten> {
         let name = object.name_any();
-        let written = self.api().replace_status(&name, &PostParams::default(), &object).await;
+        let api = self.api();
+        let params = PostParams::default();
+        let writing = api.replace_status(&name, &params, &object);
+        let Ok(written) = tokio::time::timeout(PATIENCE, writing).await else {
+            return Err(Unwritten::Failed(Trouble {
+                reason: "ApiUnavailable".to_owned(),
+                message: format!("write the status of migration {name}: no answer"),
+                permanent: false,
+            }));
+        };
         match written {
             Ok(object) => {
                 self.object = object;
@@ -334,9 +359,9 @@ impl Migration {
                 let ours = mapping::stored(&self.object).ok().flatten();
                 match self.api().get_opt(&name).await {
                     Ok(Some(fresh)) => {
-                        // Another writer of the state: what this process remembers is worthless.
-                        if mapping::stored(&fresh).ok().flatten() != ours {
-                            self.memory = Memory::default();
+                        let stored = mapping::stored(&fresh).ok().flatten();
+                        if stored != ours {
+                            self.overtaken(stored.as_ref());
                         }
                         self.object = fresh;
                         Err(Unwritten::Stale)
@@ -347,6 +372,18 @@ impl Migration {
             }
             Err(kube::Error::Api(status)) if status.code == 404 => Err(Unwritten::Gone),
             Err(error) => Err(Unwritten::Failed(api_trouble(&name, &error))),
+        }
+    }
+
+    /// The object holds another state than this process thought.
+    fn overtaken(&mut self, stored: Option<&State>) {
+        if stored.is_some() && stored == self.memory.unanswered.take().as_ref() {
+            // Its own, whose answer was lost.
+            self.memory.next_step();
+            self.memory.own = true;
+        } else {
+            // Another writer's: what this process remembers is worthless.
+            self.memory = Memory::default();
         }
     }
 
@@ -394,8 +431,12 @@ impl Migration {
 
     async fn publish(&self, event: kube::runtime::events::Event) {
         let reference = self.object.object_ref(&());
-        if let Err(error) = self.context.recorder.publish(&event, &reference).await {
-            tracing::warn!(%error, "can't publish an event");
+        // Nobody waits for an event.
+        let publishing = self.context.recorder.publish(&event, &reference);
+        match tokio::time::timeout(EVENT, publishing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "can't publish an event"),
+            Err(_) => tracing::warn!("no answer to an event"),
         }
     }
 }

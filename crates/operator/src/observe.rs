@@ -157,7 +157,7 @@ pub fn heir(cluster: &Cluster, namespace: &str, plan: &Plan) -> Option<Heir> {
                 heir.uid == plan.source_uid && heir.container_id == plan.source_container_id;
             (!itself).then(|| (pod.creation_timestamp(), heir))
         })
-        .max_by(|(a, _), (b, _)| a.cmp(b))
+        .max_by(|(a, x), (b, y)| a.cmp(b).then_with(|| x.pod.cmp(&y.pod)))
         .map(|(_, heir)| heir)
 }
 

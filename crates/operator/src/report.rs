@@ -13,7 +13,7 @@ use shadow_protocol::phase::{CutStep, FORMAT_VERSION, ParkStep, Phase, PhaseName
 use shadow_protocol::spec::{ReplayMode, Strategy};
 use shadow_protocol::time::Time;
 
-use crate::clock::rfc3339;
+use crate::clock::{rfc3339, rfc3339_seconds};
 
 /// The status for a decision, on top of the one before.
 pub fn status(
@@ -179,7 +179,7 @@ fn conditions(before: &[Condition], object: &StatefulMigration, state: &State) -
     let condition = |kind: &str, status: &str, reason: &str, message: String| {
         let old = before.iter().find(|c| c.type_ == kind && c.status == status);
         let at = old.map_or_else(
-            || json!(jiff_seconds(state.since)),
+            || json!(rfc3339_seconds(state.since)),
             |condition| json!(condition.last_transition_time),
         );
         // Built through JSON: the time type of the API library is not ours to name.
@@ -215,11 +215,6 @@ fn conditions(before: &[Condition], object: &StatefulMigration, state: &State) -
         }
     };
     [ready, undone].into_iter().flatten().collect()
-}
-
-fn jiff_seconds(time: Time) -> String {
-    let seconds = i64::try_from(time.0 / 1_000).unwrap_or(0);
-    jiff::Timestamp::from_second(seconds).map(|t| t.to_string()).unwrap_or_default()
 }
 
 /// While the source stands still nothing but the protocol's own writes may take time.

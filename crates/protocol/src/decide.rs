@@ -162,7 +162,7 @@ fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
         Phase::Pending
         | Phase::Checkpointing { .. }
         | Phase::Transferring { .. }
-        | Phase::Restoring { step: RestoreStep::Beside, .. }
+        | Phase::Restoring { step: RestoreStep::Order | RestoreStep::Beside, .. }
         | Phase::Replaying { commit: None, .. }
         | Phase::Finalizing { step: SwitchStep::Open(None) | SwitchStep::Overlap(None), .. } => {
             true
@@ -175,7 +175,8 @@ fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
         // The order may have been read, unless it is there still and its reader is gone.
         Phase::Finalizing { step: SwitchStep::Hand, .. } => {
             let unread = seen.broker.as_ref().and_then(|broker| broker.target_control);
-            seen.target.is_none() && unread.is_some_and(|counts| counts.ready > 0)
+            seen.target.as_ref().is_none_or(|target| target.ended)
+                && unread.is_some_and(|counts| counts.ready > 0)
         }
         Phase::Restoring {
             step: RestoreStep::Prepare(_) | RestoreStep::Admit(_) | RestoreStep::Retry(_),
@@ -211,6 +212,10 @@ fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now
             handoff::step(plan, step, settings, seen, since, now)
         }
         Phase::Transferring { plan, taken } => switch::transfer(plan, taken, seen),
+        Phase::Restoring { plan, taken, image, step: RestoreStep::Order } => {
+            let (plan, taken, image) = (plan.clone(), taken.clone(), image.clone());
+            Next::go(Phase::Restoring { plan, taken, image, step: RestoreStep::Beside })
+        }
         Phase::Restoring { plan, taken, image, step: RestoreStep::Beside } => {
             switch::restore(plan, taken, image, None, seen, now)
         }

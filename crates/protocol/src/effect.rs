@@ -42,7 +42,7 @@ pub enum Effect {
     /// Delete the source pod with the shortest grace that its kubelet still confirms: its state is
     /// safe, and nobody waits for it to say goodbye.
     Vacate,
-    /// From now on admission lets the owner's next pod of the source's name pass, as the target.
+    /// Admission lets the owner's next pod of the source's name pass, as the target, and no other.
     Admit {
         /// The node it is to run on.
         node: String,
@@ -52,6 +52,40 @@ pub enum Effect {
     /// Close the connections to the broker; the lock goes with them.
     CloseBroker,
 }
+
+/// The names of all effects.
+pub const NAMES: [&str; 30] = [
+    "lock",
+    "declare-exchange",
+    "declare-side-queue",
+    "declare-control-queue",
+    "bind-queue",
+    "unbind-queue",
+    "bind-exchange",
+    "unbind-exchange",
+    "delete-exchange",
+    "delete-queue",
+    "move",
+    "purge",
+    "order",
+    "checkpoint",
+    "pre-pull",
+    "delete-pre-pull",
+    "create-job",
+    "delete-job",
+    "create-target",
+    "delete-target",
+    "open-gate",
+    "announce",
+    "prefer-source",
+    "unprefer-source",
+    "adopt",
+    "delete-source",
+    "vacate",
+    "admit",
+    "retire",
+    "close-broker",
+];
 
 impl Effect {
     /// A short name for logs and fault plans.

@@ -396,8 +396,11 @@ pub(crate) fn source_lost(phase: &Phase, seen: &Observation) -> Option<Failure> 
         return lost("is being deleted");
     }
     match found.statuses.get(&plan.container) {
-        Some(container) if container.id == plan.source_container_id => None,
-        _ => lost("was restarted: the state it had is gone"),
+        Some(container) if container.id != plan.source_container_id => {
+            lost("was restarted: the state it had is gone")
+        }
+        Some(container) if container.running => None,
+        _ => lost("has crashed: the state it had is gone"),
     }
 }
 

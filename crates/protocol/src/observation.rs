@@ -205,6 +205,8 @@ pub struct Trouble {
 pub struct Observation {
     /// When this operator had carried out all effects of the present step; absent while it hasn't.
     pub acted: Option<Time>,
+    /// This operator itself has gone into the present step: nobody else has acted in it.
+    pub own: bool,
     /// What last went wrong in the present step, if it still stands.
     pub trouble: Option<Trouble>,
     /// The source pod; absent when it does not exist.

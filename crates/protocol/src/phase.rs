@@ -127,7 +127,10 @@ pub enum ParkStep {
 /// The steps of phase Restoring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RestoreStep {
-    /// The target pod is created beside the source.
+    /// The copy's order is laid out before its pod exists.
+    Order,
+    /// The target pod is created beside the source, once: a successor that finds this step and no
+    /// pod can't know whether one has lived and died, and gives up.
     Beside,
     /// Strategy Sequential: the source is deleted. It ends with the [`Commit`].
     Vacate,

@@ -42,10 +42,12 @@ pub(crate) fn step(
 ) -> Next {
     let plan = place.plan;
     match step {
-        RestoreStep::Beside | RestoreStep::Vacate => match Commit::proved(plan, seen, now) {
-            Some(commit) => place.to(RestoreStep::Prepare(Attempt { commit, failed: 0 })),
-            None => Next::Wait(WATCHED, format!("source pod {} to be gone", plan.source_pod)),
-        },
+        RestoreStep::Order | RestoreStep::Beside | RestoreStep::Vacate => {
+            match Commit::proved(plan, seen, now) {
+                Some(commit) => place.to(RestoreStep::Prepare(Attempt { commit, failed: 0 })),
+                None => Next::Wait(WATCHED, format!("source pod {} to be gone", plan.source_pod)),
+            }
+        }
         RestoreStep::Prepare(attempt) => place.to(RestoreStep::Admit(attempt)),
         RestoreStep::Admit(attempt) => {
             let overdue = now.since(since) > settings.deadlines.restore;
@@ -68,6 +70,9 @@ fn admitted(place: &Place, attempt: Attempt, overdue: bool, seen: &Observation, 
     let plan = &Plan { target_node: attempt.node(place.plan).to_owned(), ..place.plan.clone() };
     let (taken, image) = (place.taken, place.image);
     let Some(target) = &seen.target else {
+        if overdue {
+            return place.to(RestoreStep::Retry(attempt));
+        }
         return Next::Wait(WATCHED, format!("pod {} to come back", plan.target_pod));
     };
     let status = target.statuses.get(&plan.container);

@@ -49,7 +49,7 @@ pub(crate) fn transfer(plan: &Plan, taken: &Taken, seen: &Observation) -> Next {
             taken: taken.clone(),
             image: Image { reference: image.clone(), bytes: *bytes },
             step: match plan.strategy {
-                Strategy::ShadowPod => RestoreStep::Beside,
+                Strategy::ShadowPod => RestoreStep::Order,
                 Strategy::Sequential => RestoreStep::Vacate,
             },
         }),
@@ -67,13 +67,9 @@ pub(crate) fn transfer(plan: &Plan, taken: &Taken, seen: &Observation) -> Next {
 /// does on waking, it ends up on `Q`. In mode `Park` it wakes on the park queue and waits.
 pub(crate) fn restore_effects(plan: &Plan, step: RestoreStep) -> Vec<Effect> {
     match step {
-        RestoreStep::Beside => {
-            let mut effects = lay_out_order(plan);
-            effects.push(Effect::CreateTarget);
-            effects
-        }
+        RestoreStep::Beside => vec![Effect::CreateTarget],
         RestoreStep::Vacate => vec![Effect::Vacate],
-        RestoreStep::Prepare(_) => lay_out_order(plan),
+        RestoreStep::Order | RestoreStep::Prepare(_) => lay_out_order(plan),
         RestoreStep::Admit(attempt) => vec![Effect::Admit { node: attempt.node(plan).to_owned() }],
         RestoreStep::Retry(_) => vec![Effect::DeleteTarget],
     }
@@ -125,7 +121,8 @@ pub(crate) fn restore(
     };
     let primary = seen.broker.as_ref().and_then(|broker| broker.primary);
     let lag = match primary {
-        Some(counts) if counts.consumers == 1 => counts.ready,
+        // With the source gone, a copy that runs is the one that survives.
+        Some(counts) if counts.consumers == 1 || commit.is_some() => counts.ready,
         _ => {
             return Next::Wait(
                 POLL,
@@ -253,7 +250,11 @@ pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
         }
         SwitchStep::Open(_) => vec![end_replay(plan), Effect::Announce, Effect::OpenGate],
         SwitchStep::Overlap(_) => Vec::new(),
-        SwitchStep::Replace(_) => match plan.owner {
+        // The source stands still for good, whether or not the target is there to be adopted.
+        SwitchStep::Replace(Some(_)) => {
+            vec![Effect::PreferSource, Effect::Adopt, Effect::DeleteSource]
+        }
+        SwitchStep::Replace(None) => match plan.owner {
             Owner::Deployment { .. } => vec![Effect::PreferSource, Effect::Adopt],
             _ => vec![Effect::Adopt, Effect::DeleteSource],
         },
@@ -409,7 +410,16 @@ pub(crate) fn target_lost(phase: &Phase, seen: &Observation) -> Option<Failure> 
         Phase::Replaying { plan, target, .. } | Phase::Finalizing { plan, target, .. } => {
             (plan, Some(target))
         }
-        Phase::Restoring { plan, step: RestoreStep::Beside, .. } => (plan, None),
+        Phase::Restoring { plan, step: RestoreStep::Beside, .. } => {
+            if !seen.own && seen.acted.is_none() && seen.target.is_none() {
+                let pod = &plan.target_pod;
+                return Some(Failure::new(
+                    "TargetLost",
+                    format!("the operator was interrupted as it created target pod {pod}"),
+                ));
+            }
+            (plan, None)
+        }
         Phase::Pending
         | Phase::Checkpointing { .. }
         | Phase::Transferring { .. }

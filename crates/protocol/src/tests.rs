@@ -111,6 +111,7 @@ fn survey() -> Survey {
 fn preflight() -> Observation {
     Observation {
         acted: Some(Time(0)),
+        own: true,
         source: Some(pod("source", "worker-1", "c1")),
         preflight: Some(Preflight {
             nodes: vec![node("worker-1"), node("worker-2")],

@@ -74,13 +74,12 @@ pub(crate) fn interest(reached: Reached, step: &Undo) -> Interest {
         Undo::Regather => Interest { s1: true, ..none },
         Undo::Continue => Interest { s2: true, ..none },
         Undo::Return => Interest { primary: true, s1: true, s2: true, ..none },
-        Undo::Unfeed => Interest { bindings: true, ..none },
         Undo::Purge | Undo::Sweep => none,
         Undo::Heir(_) => Interest { heir: true, ..none },
         Undo::Refeed | Undo::Settle | Undo::Rework | Undo::Move | Undo::MoveRest => {
             Interest { s1: true, s2: true, ..none }
         }
-        Undo::Remove => Interest { bindings: true, ..none },
+        Undo::Unfeed | Undo::Remove => Interest { bindings: true, ..none },
     }
 }
 
@@ -147,12 +146,14 @@ fn worked_off(
     let source = &way.plan.source_pod;
     let side = side(way.reached, broker);
     let settled = waited >= settings.linger_ms;
+    // What trails a cut is older than what is in the next queue already.
+    let ebbed = waited >= settings.ebb_ms;
     match step {
-        Undo::WorkOff if drained(broker.primary) => way.to(Undo::Divert),
+        Undo::WorkOff if drained(broker.primary) && ebbed => way.to(Undo::Divert),
         Undo::WorkOff if none(broker.primary) => way.to(Undo::Fetch),
         Undo::Fetch if one(broker.primary) => way.to(Undo::WorkOff),
         Undo::Divert if one(broker.s1) && none(broker.primary) => way.to(Undo::Refeed),
-        Undo::Regather if one(broker.s1) && drained(broker.s1) => match way.reached {
+        Undo::Regather if one(broker.s1) && drained(broker.s1) && ebbed => match way.reached {
             // `Q` has the rest, fed as it is.
             Reached::Rest => way.to(Undo::Settle),
             _ => way.to(Undo::Continue),
@@ -181,9 +182,13 @@ fn worked_off(
 
 /// Mode `Park`: the source goes back to `Q`.
 fn parked(way: &Way, seen: &Observation, broker: &BrokerView) -> Next {
-    let back = none(broker.park) && none(broker.park2);
+    let idle = |park: Option<Counts>| park.is_none_or(|counts| counts.consumers == 0);
+    let back = idle(broker.park) && idle(broker.park2);
     let there = broker.primary.is_some_and(|counts| counts.consumers >= way.plan.consumers);
-    if lost(way.plan, seen) || back && there {
+    if lost(way.plan, seen) {
+        return way.to(Undo::Heir(Box::new(Undo::Return)));
+    }
+    if back && there {
         return way.to(Undo::Remove);
     }
     Next::Wait(POLL, format!("source pod {} to go back to its queue", way.plan.source_pod))
@@ -215,8 +220,9 @@ fn unfed(way: &Way, settled: bool, broker: &BrokerView) -> Next {
 /// The run of the container that the plan names has ended, or is about to.
 fn lost(plan: &Plan, seen: &Observation) -> bool {
     let Some(pod) = source(plan, seen) else { return true };
-    let same = |id: &str| id == plan.source_container_id;
-    pod.terminating || !pod.statuses.get(&plan.container).is_some_and(|found| same(&found.id))
+    let status = pod.statuses.get(&plan.container);
+    let same = status.is_some_and(|found| found.running && found.id == plan.source_container_id);
+    pod.terminating || !same
 }
 
 /// The step with which whoever took the source's place goes on: it consumes `Q`, as ever, and must
@@ -252,6 +258,8 @@ fn inherited(
     Way { alone: true, ..*way }.to(match resume {
         Undo::WorkOff => Undo::Move,
         Undo::Rework => Undo::MoveRest,
+        // Mode `Park`: nothing was cut.
+        Undo::Return => Undo::Remove,
         _ => Undo::Sweep,
     })
 }
@@ -287,9 +295,7 @@ fn target_gone(way: &Way, seen: &Observation, broker: &BrokerView) -> Next {
         Reached::Installed => return way.to(Undo::Remove),
         Reached::CutA => Undo::WorkOff,
         Reached::CutB | Reached::Rest => Undo::Regather,
-        // Nothing was cut: a source that died is replaced as ever.
-        Reached::Parked if lost(plan, seen) => return way.to(Undo::Remove),
-        Reached::Parked => return way.to(Undo::Return),
+        Reached::Parked => Undo::Return,
     };
     if lost(plan, seen) {
         return way.to(Undo::Heir(Box::new(first)));

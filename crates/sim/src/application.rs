@@ -56,6 +56,8 @@ pub struct Habits {
     pub service: u64,
     /// Declares and binds its queue on every connect.
     pub rebinds: bool,
+    /// Acknowledges the last batch only when it consumes the next queue, after so many milliseconds.
+    pub late_acks: u64,
     /// Goes back to the queue it was told to consume when it has lost its connection.
     pub remembers: bool,
     /// Time until it looks for orders, in milliseconds.
@@ -92,6 +94,8 @@ pub struct Process {
     unacked: VecDeque<Message>,
     /// It is on its way to this queue.
     leaving: Option<String>,
+    /// The consumer it had before, and how many messages of it are still to be acknowledged.
+    overdue: Option<(u32, usize)>,
     /// Standing still for a checkpoint.
     pub frozen: bool,
 }
@@ -122,6 +126,7 @@ impl Process {
             buffer: VecDeque::new(),
             unacked: VecDeque::new(),
             leaving: None,
+            overdue: None,
             frozen: false,
         }
     }
@@ -155,6 +160,9 @@ impl Process {
     /// Its connection is lost, and with it what it holds.
     pub fn disconnect(&mut self, broker: &mut Broker) {
         if let Some((consumer, _)) = self.consuming.take() {
+            broker.drop_consumer(consumer);
+        }
+        if let Some((consumer, _)) = self.overdue.take() {
             broker.drop_consumer(consumer);
         }
         self.connected = false;
@@ -227,6 +235,14 @@ impl Process {
         }
     }
 
+    /// Acknowledges what it still owes to the queue it has left.
+    pub fn pay(&mut self, broker: &mut Broker) {
+        if let Some((consumer, count)) = self.overdue.take() {
+            broker.ack(consumer, count);
+            self.memory.ledger.again.clear();
+        }
+    }
+
     fn settle(&mut self, broker: &mut Broker) {
         if let Some((consumer, _)) = self.consuming {
             broker.ack(consumer, self.unacked.len());
@@ -238,7 +254,15 @@ impl Process {
         if !self.buffer.is_empty() {
             return;
         }
-        self.settle(around.broker);
+        if let (true, Some((consumer, _)), None) =
+            (around.habits.late_acks > 0, &self.consuming, self.overdue)
+        {
+            // Its channel is open still; the messages are remembered in case it breaks.
+            self.overdue = Some((*consumer, self.unacked.len()));
+            self.memory.ledger.again.extend(self.unacked.drain(..));
+        } else {
+            self.settle(around.broker);
+        }
         let Some(queue) = self.leaving.take() else { return };
         let exists = around.broker.counts(&queue).is_some();
         if !exists {

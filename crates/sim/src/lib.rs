@@ -8,7 +8,9 @@
 
 pub mod application;
 pub mod broker;
+pub mod campaign;
 pub mod cluster;
+pub mod kube;
 pub mod log;
 pub mod mutant;
 pub mod scenario;

@@ -1,19 +1,20 @@
 //! Mutants: the real protocol with one thing left out. The simulator must catch each of them, or it
 //! would not catch a protocol that is wrong in that way.
 
-use shadow_protocol::broker::{Binding, Counts, Emptiness, Topology};
+use shadow_protocol::broker::{Counts, Emptiness, Order, Topology};
+use shadow_protocol::control::{Control, Role};
 use shadow_protocol::effect::Effect;
 use shadow_protocol::names::Names;
 use shadow_protocol::observation::Observation;
-use shadow_protocol::phase::{CutStep, Phase, SwitchStep, Undo};
+use shadow_protocol::phase::{CutStep, ParkStep, Phase, Undo};
 use shadow_protocol::spec::Settings;
 
 /// What is left out. The first five are the holes of `docs/handoff.md`, "Why the obvious protocol is
 /// wrong".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mutant {
-    /// The checkpoint is taken while both queues are fed: no cut A.
-    NoCutA,
+    /// The source goes on with the new feed before the checkpoint, not after it.
+    ConsumedMeanwhile,
     /// Messages that wait in `Q` are not waited for.
     WaitingForgotten,
     /// `Q` is not fed when the copy wakes: it takes what is the source's.
@@ -28,7 +29,7 @@ pub enum Mutant {
     EarlyCutB,
     /// Trailing deliveries are not waited for, nor looked for.
     NoSettle,
-    /// The commit point before the source is proved gone.
+    /// The source is deleted before the target has proved itself.
     EarlyCommit,
     /// Rolled back without proving the target gone.
     UndeadTarget,
@@ -36,7 +37,7 @@ pub enum Mutant {
 
 /// All of them.
 pub const MUTANTS: [Mutant; 10] = [
-    Mutant::NoCutA,
+    Mutant::ConsumedMeanwhile,
     Mutant::WaitingForgotten,
     Mutant::TargetStarves,
     Mutant::RestDropped,
@@ -51,9 +52,10 @@ pub const MUTANTS: [Mutant; 10] = [
 impl Mutant {
     /// What it does to the settings.
     pub fn settings(self, settings: &mut Settings) {
-        if self == Mutant::NoSettle {
-            settings.settle_ms = 0;
-            settings.linger_ms = 0;
+        match self {
+            Mutant::NoSettle => (settings.settle_ms, settings.linger_ms) = (0, 0),
+            Mutant::EarlyCutB => (settings.settle_ms, settings.ebb_ms) = (0, 0),
+            _ => {}
         }
     }
 
@@ -66,16 +68,31 @@ impl Mutant {
                 broker.primary = Some(Counts { ready: 0, consumers: 1 });
             }
             Mutant::WaitingForgotten | Mutant::EarlyCutB
-                if cut(|s| matches!(s, CutStep::Divert { .. } | CutStep::Empty { .. })) =>
+                if cut(|s| {
+                    matches!(s, CutStep::Divert { .. } | CutStep::Empty { .. } | CutStep::Drain(_))
+                }) =>
             {
                 broker.primary = Some(Counts::default());
                 broker.primary_empty = Some(Emptiness::Proved);
                 broker.s1 = Some(Counts { ready: 0, consumers: 1 });
             }
-            Mutant::StatisticsBelieved => {
+            Mutant::StatisticsBelieved
+                if cut(|s| matches!(s, CutStep::Quiesce(_) | CutStep::Park(ParkStep::Stop))) =>
+            {
                 let proof = Some(Emptiness::Proved);
-                (broker.primary_empty, broker.s1_empty, broker.primary_quiet) =
-                    (proof, proof, proof);
+                (broker.s1_empty, broker.primary_quiet) = (proof, proof);
+                broker.s1 = Some(Counts::default());
+                broker.primary = Some(Counts::default());
+                broker.park = Some(Counts { ready: 0, consumers: 1 });
+            }
+            Mutant::StatisticsBelieved if cut(|s| matches!(s, CutStep::Freeze { .. })) => {
+                broker.s1 = Some(Counts::default());
+                broker.park = Some(Counts { ready: 0, consumers: 1 });
+            }
+            Mutant::ConsumedMeanwhile
+                if cut(|s| matches!(s, CutStep::Quiesce(_) | CutStep::Freeze { .. })) =>
+            {
+                broker.park = Some(Counts { ready: 0, consumers: 1 });
             }
             Mutant::NotParked
                 if cut(|s| {
@@ -89,14 +106,6 @@ impl Mutant {
             }
             Mutant::NoSettle if phase.taken().is_some() => {
                 broker.s1 = Some(Counts::default());
-            }
-            Mutant::EarlyCommit
-                if matches!(
-                    phase,
-                    Phase::Finalizing { step: SwitchStep::Replace(_) | SwitchStep::Overlap(_), .. }
-                ) =>
-            {
-                seen.source = None;
             }
             Mutant::UndeadTarget
                 if matches!(phase, Phase::Unwinding { step: Undo::Target, .. }) =>
@@ -114,16 +123,16 @@ impl Mutant {
             matches!(&effect, Effect::Topology(Topology::BindQueue { queue, binding })
                 if queue == wanted && binding.source == source)
         };
+        let parks = matches!(&effect, Effect::Order(order)
+            if matches!(&order.control, Control::StartReplay { queue, .. } if *queue == names.park));
+        let to = |queue: &str| {
+            let Effect::Order(order) = &effect else { return effect.clone() };
+            let (pod, queue) = (order.pod.clone(), queue.to_owned());
+            let control = Control::StartReplay { queue, role: Role::Source };
+            Effect::Order(Order { pod, control })
+        };
         match self {
-            Mutant::NoCutA
-                if effect
-                    == Effect::Topology(Topology::UnbindQueue {
-                        queue: names.primary.clone(),
-                        binding: Binding::plain(&names.gate),
-                    }) =>
-            {
-                None
-            }
+            Mutant::ConsumedMeanwhile if parks => Some(to(&names.s2)),
             Mutant::TargetStarves if bound(&names.primary, &names.both) => None,
             Mutant::RestDropped
                 if matches!(phase, Phase::Finalizing { .. }) && effect == Effect::OpenGate =>
@@ -134,6 +143,11 @@ impl Mutant {
                 if matches!(phase, Phase::Checkpointing { step: CutStep::Quiesce(_), .. }) =>
             {
                 None
+            }
+            Mutant::EarlyCommit
+                if matches!(phase, Phase::Replaying { .. }) && effect == Effect::DeletePrePull =>
+            {
+                Some(Effect::DeleteSource)
             }
             Mutant::UndeadTarget if effect == Effect::DeleteTarget => None,
             _ => Some(effect),

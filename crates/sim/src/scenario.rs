@@ -148,10 +148,32 @@ impl Scenario {
                 Fault::Call(rng.u32(..CALLS), fault)
             } else {
                 let fault = WORLD_FAULTS[rng.usize(..WORLD_FAULTS.len())];
-                Fault::World(rng.u64(..DURATION), fault)
+                let longest = if rng.bool() { DURATION } else { DURATION / 4 };
+                Fault::World(rng.u64(..longest), fault)
             });
         }
         scenario
+    }
+
+    /// One scenario of each kind: owners, modes, queue types and habits, without a fault.
+    pub fn kinds() -> Vec<Self> {
+        let mut kinds = Vec::new();
+        let replay = [Some(ReplayMode::Cutoff), Some(ReplayMode::Drain)];
+        let park = [Some(ReplayMode::Park)];
+        for (owner, modes) in [
+            (OwnerKind::Bare, [&replay[..], &park].concat()),
+            (OwnerKind::Deployment, [&replay[..], &park].concat()),
+            (OwnerKind::StatefulSet, replay.to_vec()),
+        ] {
+            for (index, mode) in modes.into_iter().enumerate() {
+                let mut rng = Rng::with_seed(index as u64);
+                let mut scenario = Self::quiet(&mut rng, index as u64);
+                (scenario.owner, scenario.mode) = (owner, mode);
+                scenario.habits.remembers = true;
+                kinds.push(scenario);
+            }
+        }
+        kinds
     }
 
     /// The same without a fault.
@@ -185,6 +207,7 @@ impl Scenario {
                 batch: rng.usize(1..=4),
                 service,
                 rebinds: rng.bool(),
+                late_acks: if rng.u8(..6) == 0 { rng.u64(50..700) } else { 0 },
                 remembers,
                 attention: rng.u64(1..20),
                 reconnect: rng.u64(1..40),

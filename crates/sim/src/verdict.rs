@@ -1,5 +1,7 @@
 //! The invariants of `docs/handoff.md` at the end of a run.
 
+use std::collections::BTreeSet;
+
 use shadow_protocol::names::control_queue;
 use shadow_protocol::phase::{Phase, PhaseName, State};
 
@@ -18,6 +20,8 @@ pub struct Verdict {
     pub at: u64,
     /// Calls that the operator made.
     pub calls: u32,
+    /// The effects that were carried out, by name.
+    pub effects: BTreeSet<&'static str>,
     /// What must not be, a sentence each.
     pub violations: Vec<String>,
     /// What happened, if it was kept.
@@ -43,6 +47,7 @@ impl Verdict {
             reason,
             at: world.now(),
             calls: world.calls(),
+            effects: std::mem::take(&mut world.performed),
             violations,
             log: std::mem::take(&mut world.log).into_lines(),
         }
@@ -114,7 +119,11 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
     if !world.bereaved && !sequential(world) && completed != (name != SOURCE) {
         found.push(format!("{name} survives, completed: {completed}"));
     }
-    if world.forgiven {
+    // What a process took that had strayed from its queue, and died, is in no copy's queue.
+    // Neither is what it owed to a queue that it had left.
+    let careless = world.strayed || world.scenario.habits.late_acks > 0;
+    let strayed_and_died = world.bereaved && careless;
+    if world.forgiven || strayed_and_died {
         return found;
     }
     let missing: u64 = ledger
@@ -130,8 +139,8 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
     // A fresh process wakes before it is told where the rest is, and messages that were moved by
     // nobody's order may be there twice: at least once, as for any crash.
     let Ledger { duplicated, mut reordered, .. } = ledger;
-    if world.flooded {
-        // What trails longer than the ebb is overtaken.
+    if world.flooded || world.overtaken {
+        // What trails longer than the ebb is overtaken, and so is what is returned to a queue.
         reordered = 0;
     }
     let excused = world.bereaved || world.intruded || world.strayed;

@@ -6,7 +6,7 @@ mod faults;
 mod operator;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use fastrand::Rng;
 use shadow_protocol::broker::Binding;
@@ -46,6 +46,7 @@ enum Event {
     Look(usize),
     Connect(usize),
     Thaw(usize),
+    Pay(usize),
     Started(usize),
     Probed(usize),
     Gone(usize),
@@ -111,9 +112,14 @@ pub struct World {
     pub(crate) flooded: bool,
     /// An application that goes its own way when it connects lost its connection under way.
     pub(crate) strayed: bool,
+    /// Connections were cut while the source was on its way from one queue to the next: what it
+    /// held returned to the one it has left.
+    pub(crate) overtaken: bool,
     /// A second consumer that is none of ours took messages.
     pub(crate) intruded: bool,
     pub(crate) violations: Vec<String>,
+    /// Effects carried out, by name.
+    pub(crate) performed: BTreeSet<&'static str>,
     pub(crate) log: Log,
 }
 
@@ -156,8 +162,10 @@ impl World {
             forgiven: false,
             flooded: false,
             strayed: false,
+            overtaken: false,
             intruded: false,
             violations: Vec::new(),
+            performed: BTreeSet::new(),
             log,
             scenario,
         };
@@ -217,6 +225,9 @@ impl World {
                 self.nudge(process);
                 self.at(1, Event::Look(process));
             }
+            Event::Pay(process) => {
+                self.with(process, |process, around| process.pay(around.broker));
+            }
             Event::Started(pod) => self.started(pod),
             Event::Probed(pod) => {
                 self.pods[pod].probed = self.pods[pod].process.is_some();
@@ -226,7 +237,10 @@ impl World {
             Event::Reconcile => self.reconcile(),
             Event::Operate(turn) => self.operate(turn),
             Event::Fault(index) => self.fault(index),
-            Event::IntruderLeaves(consumer) => self.broker.drop_consumer(consumer),
+            Event::IntruderLeaves(consumer) => {
+                self.broker.drop_consumer(consumer);
+                self.wake_all();
+            }
         }
     }
 
@@ -353,6 +367,9 @@ impl World {
         let name = self.processes[process].as_ref().map(|p| p.hostname.clone()).unwrap_or_default();
         self.log.note(self.now, || format!("{name} consumes {queue}"));
         self.crowded(&queue);
+        if self.scenario.habits.late_acks > 0 {
+            self.at(self.scenario.habits.late_acks, Event::Pay(process));
+        }
         self.nudge(process);
         self.at(self.scenario.habits.attention, Event::Look(process));
     }
@@ -404,10 +421,14 @@ impl World {
         if let Some(mut dead) = self.processes[process].take() {
             dead.disconnect(&mut self.broker);
         }
-        // Whoever else consumes that queue has something to do.
-        for other in 0..self.processes.len() {
-            if self.processes[other].is_some() {
-                self.nudge(other);
+        self.wake_all();
+    }
+
+    /// Whoever consumes a queue to which something was returned has something to do.
+    fn wake_all(&mut self) {
+        for process in 0..self.processes.len() {
+            if self.processes[process].is_some() {
+                self.nudge(process);
             }
         }
     }

@@ -43,7 +43,11 @@ async fn deployed(workload: &Workload) -> anyhow::Result<Cluster> {
 }
 
 async fn moved(cluster: &Cluster) -> anyhow::Result<Move> {
-    let moved = scenario::move_consumer(cluster, |_| {}).await?;
+    moved_in(cluster, None).await
+}
+
+async fn moved_in(cluster: &Cluster, mode: Option<&str>) -> anyhow::Result<Move> {
+    let moved = scenario::move_consumer(cluster, mode, |_| {}).await?;
     ensure!(phase(&moved.object) == "Completed", "ended {}", message(&moved.object));
     Ok(moved)
 }

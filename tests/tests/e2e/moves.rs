@@ -6,7 +6,7 @@ use shadow_e2e::cluster::Cluster;
 use shadow_e2e::workload::{Language, Workload};
 use shadow_e2e::{in_lab, scenario};
 
-use crate::{alone, assert_clean, assert_nothing_left, assert_owned, deployed, moved};
+use crate::{alone, assert_clean, assert_nothing_left, assert_owned, deployed, moved, moved_in};
 
 const IN_A_ROW: usize = 10;
 
@@ -74,6 +74,35 @@ fn a_consumer_without_a_service_moves_too() -> anyhow::Result<()> {
         assert_clean(&report);
         assert_owned(&cluster, &done.nodes.1).await?;
         assert_nothing_left(&cluster).await
+    })
+}
+
+#[test]
+fn in_mode_drain_nothing_is_forced() -> anyhow::Result<()> {
+    let _alone = alone();
+    in_lab(async {
+        let cluster = deployed(&Workload::default()).await?;
+        let done = moved_in(&cluster, Some("Drain")).await?;
+        assert_clean(&scenario::settle(&cluster, &done).await?);
+        assert_nothing_left(&cluster).await
+    })
+}
+
+#[test]
+fn in_mode_park_the_feed_is_left_alone() -> anyhow::Result<()> {
+    let _alone = alone();
+    in_lab(async {
+        for queue_type in ["classic", "quorum"] {
+            let workload = Workload { remember: true, queue_type, ..Workload::default() };
+            let cluster = deployed(&workload).await?;
+            let done = moved_in(&cluster, Some("Park")).await?;
+            let handoff = done.object.status.as_ref().and_then(|status| status.handoff.as_ref());
+            ensure!(handoff.and_then(|h| h.mode.as_deref()) == Some("Park"), "{handoff:?}");
+            assert_clean(&scenario::settle(&cluster, &done).await?);
+            assert_owned(&cluster, &done.nodes.1).await?;
+            assert_nothing_left(&cluster).await?;
+        }
+        Ok(())
     })
 }
 

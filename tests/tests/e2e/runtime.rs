@@ -16,7 +16,7 @@ use crate::{alone, assert_nothing_left, deployed, message};
 async fn rolls_back(cluster: &Cluster, reason: &str, words: &[&str]) -> anyhow::Result<()> {
     let source = cluster.pod_of("consumer").await?;
     let (here, _) = scenario::other_node(cluster, &source)?;
-    let done = scenario::move_consumer(cluster, |_| {}).await?;
+    let done = scenario::move_consumer(cluster, None, |_| {}).await?;
     let text = message(&done.object);
     println!("{text}");
     ensure!(phase(&done.object) == "Failed", "ended {}: {text}", phase(&done.object));

@@ -51,6 +51,7 @@ impl Migration {
         };
         Observation {
             acted: self.memory.acted,
+            own: self.memory.own,
             trouble: self.memory.trouble.clone(),
             source: pod(&spec.source_pod),
             heir,
@@ -81,7 +82,7 @@ impl Migration {
         if !matches!(self.memory.registry, Some(Ok(())))
             && let Some(repository) = &spec.repository
         {
-            self.memory.registry = Some(crate::registry::ping(repository).await);
+            self.memory.registry = Some(self.context.registry.ping(repository).await);
         }
         Preflight {
             nodes: observe::nodes(&self.context.cluster, source),

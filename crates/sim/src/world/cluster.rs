@@ -139,20 +139,20 @@ impl World {
         }
         let phase = self.record.state.as_ref().map(|state| &state.phase);
         let image = phase.and_then(|phase| phase.image()).map(|image| image.reference.clone());
-        match phase {
-            Some(Phase::Restoring { step, .. }) => match (step, self.admitted.clone()) {
-                (RestoreStep::Admit(_), Some(node)) => {
-                    let checkpoint = image.and_then(|image| image.parse().ok());
-                    let pod = self.create_pod(SOURCE, &node, checkpoint);
-                    let found = &mut self.pods[pod];
-                    (found.owned, found.ours, found.gate) = (true, true, Some(false));
-                }
-                _ => self.at(20, Event::Reconcile),
-            },
-            _ => {
-                let pod = self.create_pod(SOURCE, NODES[0], None);
-                self.pods[pod].owned = true;
+        let Some(Phase::Restoring { step, .. }) = phase else {
+            let pod = self.create_pod(SOURCE, NODES[0], None);
+            self.pods[pod].owned = true;
+            return;
+        };
+        // A checkpoint is let in once: what has run is never restored again.
+        match (*step, self.admitted.take()) {
+            (RestoreStep::Admit(_), Some(node)) => {
+                let checkpoint = image.and_then(|image| image.parse().ok());
+                let pod = self.create_pod(SOURCE, &node, checkpoint);
+                let found = &mut self.pods[pod];
+                (found.owned, found.ours, found.gate) = (true, true, Some(false));
             }
+            _ => self.at(20, Event::Reconcile),
         }
     }
 }

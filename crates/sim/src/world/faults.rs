@@ -1,7 +1,18 @@
 //! What goes wrong in the world at its own time.
 
+use shadow_protocol::phase::{Phase, RestoreStep, State, SwitchStep};
+
 use super::{Event, QUEUE, SOURCE, World};
 use crate::scenario::{Fault, WorldFault};
+
+/// The source is being deleted, or the order to do so is under way.
+fn replacing(state: &State) -> bool {
+    matches!(
+        state.phase,
+        Phase::Finalizing { step: SwitchStep::Replace(_), .. }
+            | Phase::Restoring { step: RestoreStep::Vacate, .. }
+    )
+}
 
 impl World {
     pub(super) fn fault(&mut self, index: usize) {
@@ -74,10 +85,10 @@ impl World {
     fn target_dies(&mut self, ends: bool) {
         let found = (0..self.pods.len()).find(|&pod| self.pods[pod].ours && self.pods[pod].alive());
         let Some(pod) = found else { return };
-        // With the source on its way out it is the workload's own crash.
+        // With the source on its way out, or about to be, it is the workload's own crash.
         let source = (0..self.pods.len()).find(|&p| self.pods[p].uid == 1);
         let alone = source.is_none_or(|source| !self.pods[source].alive());
-        if self.committed() || alone {
+        if self.committed() || alone || self.state().is_some_and(replacing) {
             self.forgiven = true;
             self.bereave(pod);
         }
@@ -101,6 +112,12 @@ impl World {
         let habits = self.scenario.habits;
         let touched = self.state().is_some_and(|state| state.phase.plan().is_some());
         self.strayed |= touched && (habits.rebinds || !habits.remembers);
+        let under_way = |state: &State| {
+            matches!(state.phase, Phase::Checkpointing { .. } | Phase::Unwinding { .. })
+        };
+        self.overtaken |= self.state().is_some_and(under_way);
+        // The one hole that is left: a forgetful source, cut off while it is on its way out.
+        self.forgiven |= !habits.remembers && self.state().is_some_and(replacing);
         for process in 0..self.processes.len() {
             if let Some(found) = self.processes[process].as_mut() {
                 found.disconnect(&mut self.broker);

@@ -31,6 +31,8 @@ pub(super) struct Operator {
     todo: Vec<Effect>,
     done: usize,
     acted: Option<Time>,
+    own: bool,
+    unanswered: Option<State>,
     archive: Option<Archive>,
     trouble: Option<Trouble>,
     failures: u32,
@@ -164,7 +166,14 @@ impl World {
         }
         let known = self.operator.cached.as_ref().map_or(0, |(_, version)| *version);
         if known != self.record.version {
-            // A conflict: what this process remembers is worthless.
+            // A conflict: what this process remembers is worthless, unless the state is its own.
+            let unanswered = self.operator.unanswered.take();
+            if unanswered.is_some() && unanswered == self.record.state {
+                self.operator.cached = unanswered.map(|state| (state, self.record.version));
+                self.operator.next_step();
+                self.operator.own = true;
+                return self.operate_in(1);
+            }
             let Operator { turn, calls, .. } = self.operator;
             let session = self.operator.session;
             self.operator = Operator { turn, calls, session, running: true, ..Operator::default() };
@@ -177,6 +186,7 @@ impl World {
         match fault {
             Some(CallFault::CrashAfter) => return self.crash(),
             Some(CallFault::LostAnswer) => {
+                self.operator.unanswered = self.record.state.clone();
                 self.operator.fail(trouble("no answer from the API server", false));
                 let after = self.operator.backoff();
                 return self.operate_in(after);
@@ -185,6 +195,7 @@ impl World {
         }
         self.operator.cached = Some((state, self.record.version));
         self.operator.next_step();
+        self.operator.own = true;
         self.operator.todo = effects;
         self.operate_in(1);
         if self.operator.todo.is_empty() {
@@ -286,6 +297,7 @@ impl World {
 
     fn perform(&mut self, effect: &Effect, phase: &Phase) -> Result<Option<Archive>, Trouble> {
         self.log.note(self.now, || describe(effect));
+        self.performed.insert(effect.name());
         let plan = phase.plan();
         match effect {
             Effect::Lock | Effect::DeletePrePull | Effect::Announce => {}
@@ -405,6 +417,7 @@ impl World {
             |pod: usize| self.pods[pod].seen(self.scenario.owner, self.scenario.habits.remembers);
         let mut observation = Observation {
             acted: self.operator.acted,
+            own: self.operator.own,
             trouble: self.operator.trouble.clone(),
             source: self.pod(name).map(seen),
             heir: plan.filter(|_| wanted.heir).and_then(|plan| self.heir(plan)),

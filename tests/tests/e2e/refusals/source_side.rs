@@ -172,7 +172,7 @@ fn a_queue_that_is_being_migrated_is_left_to_the_first() -> anyhow::Result<()> {
             let first = migrate::migrations(cluster).get(&first.name_any()).await?;
             anyhow::Ok((second, phase(&first).to_owned()))
         };
-        let (done, second) = tokio::join!(scenario::move_consumer(cluster, |_| {}), second);
+        let (done, second) = tokio::join!(scenario::move_consumer(cluster, None, |_| {}), second);
         let (done, (second, during)) = (done?, second?);
         let text = message(&second);
         ensure!(text.starts_with("QueueLocked: "), "expected QueueLocked, got: {text}");

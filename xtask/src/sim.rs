@@ -1,0 +1,75 @@
+//! `cargo xtask sim`: the protocol under any number of fault plans, and the mutants.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use serde_json::json;
+use shadow_sim::campaign::{self, Tally};
+use shadow_sim::mutant::MUTANTS;
+use shadow_sim::run_logged;
+
+/// A mutant that needs more plans to be caught is as good as not caught.
+const ENOUGH: u64 = 5_000;
+/// Failing runs that are shown.
+const SHOWN: usize = 3;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How many plans
+    #[arg(long, default_value_t = 200_000)]
+    plans: u64,
+    /// The seed of the first
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let begun = Instant::now();
+    let tally = campaign::plans(arguments.seed, arguments.plans);
+    let seconds = begun.elapsed().as_secs_f64();
+    for (end, count) in &tally.ends {
+        println!("{count:>9}  {end}");
+    }
+    show(&tally);
+    let mut caught = Vec::new();
+    for mutant in MUTANTS {
+        let plans = campaign::caught(mutant, ENOUGH).map(|(plans, _)| plans);
+        match plans {
+            Some(plans) => println!("mutant {mutant:?} caught after {plans} plans"),
+            None => println!("mutant {mutant:?} survives {ENOUGH} plans"),
+        }
+        caught.push(json!({ "name": format!("{mutant:?}"), "caught_after_plans": plans }));
+    }
+    let survivors = caught.iter().filter(|mutant| mutant["caught_after_plans"].is_null()).count();
+    let report = json!({
+        "seed": arguments.seed,
+        "plans": tally.plans,
+        "failures": tally.failures.len(),
+        "seconds": seconds,
+        "mutants": caught,
+    });
+    let path = shadow_e2e::root().join("target/sim.json");
+    let text = serde_json::to_string_pretty(&report)?;
+    std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    println!(
+        "sim: {} plans from seed {} in {seconds:.1} s, {} failed; {survivors} mutants survived; {}",
+        tally.plans,
+        arguments.seed,
+        tally.failures.len(),
+        path.display()
+    );
+    let good = tally.failures.is_empty() && survivors == 0;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn show(tally: &Tally) {
+    for failure in tally.failures.iter().take(SHOWN) {
+        let scenario = campaign::shrink(failure.clone(), None);
+        let verdict = run_logged(scenario.clone(), None);
+        println!("seed {}: {scenario:#?}", failure.seed);
+        for line in verdict.log.iter().chain(&verdict.violations) {
+            println!("{line}");
+        }
+    }
+}
