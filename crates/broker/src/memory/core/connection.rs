@@ -1,4 +1,4 @@
-//! Connections, rights, alarms, restarts.
+//! Connections, restarts.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -7,22 +7,12 @@ use shadow_protocol::broker::Totals;
 use super::message::Content;
 use super::publish::Routed;
 use super::statistics::Emissions;
-use super::{Broker, ConnectionId, ConsumerId, Name, Object, Refusal};
-
-/// What a user may do with a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Right {
-    /// Declare and delete.
-    Configure,
-    /// Publish to an exchange; bind a queue or exchange as destination.
-    Write,
-    /// Consume, purge; bind an exchange as source.
-    Read,
-}
+use super::{Broker, ConnectionId, ConsumerId, Name, Refusal};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Connection<M> {
-    user: Name,
+    /// Network address of the client.
+    peer: Name,
     /// What the client calls itself.
     label: Name,
     /// Publishes of the open transaction, if this connection's channel is transactional.
@@ -30,10 +20,10 @@ pub(super) struct Connection<M> {
 }
 
 impl<M: Content> Broker<M> {
-    /// A client connects.
-    pub fn connect(&mut self, user: &str, label: &str) -> ConnectionId {
+    /// A client connects from the address `peer`.
+    pub fn connect(&mut self, peer: &str, label: &str) -> ConnectionId {
         let id = ConnectionId(self.id());
-        let connection = Connection { user: user.into(), label: label.into(), transaction: None };
+        let connection = Connection { peer: peer.into(), label: label.into(), transaction: None };
         self.connections.insert(id, connection);
         id
     }
@@ -43,9 +33,9 @@ impl<M: Content> Broker<M> {
         self.connections.contains_key(&connection)
     }
 
-    /// The open connections and what their clients call themselves.
-    pub fn connections(&self) -> impl Iterator<Item = (ConnectionId, &Name)> {
-        self.connections.iter().map(|(id, connection)| (*id, &connection.label))
+    /// The open connections, their clients' addresses, and what these call themselves.
+    pub fn connections(&self) -> impl Iterator<Item = (ConnectionId, &Name, &Name)> {
+        self.connections.iter().map(|(id, it)| (*id, &it.peer, &it.label))
     }
 
     /// Connections with an open transaction.
@@ -111,31 +101,8 @@ impl<M: Content> Broker<M> {
         self.connections.get_mut(&connection).ok_or(Refusal::ConnectionGone)
     }
 
-    /// Takes a right from `user` on all names that begin with `prefix`.
-    pub fn deny(&mut self, user: &str, right: Right, prefix: &str) {
-        self.denied.insert((user.into(), right, prefix.into()));
-    }
-
-    /// Gives it back.
-    pub fn allow(&mut self, user: &str, right: Right, prefix: &str) {
-        self.denied.remove(&(user.into(), right, prefix.into()));
-    }
-
-    pub(super) fn check(
-        &self,
-        connection: ConnectionId,
-        right: Right,
-        object: Object,
-        name: &str,
-    ) -> Result<(), Refusal> {
-        let user = &self.connections.get(&connection).ok_or(Refusal::ConnectionGone)?.user;
-        let denies = |(whose, what, prefix): &(Name, Right, Name)| {
-            whose == user && *what == right && name.starts_with(&**prefix)
-        };
-        if self.denied.iter().any(denies) {
-            let why = "the user lacks the right";
-            return Err(Refusal::AccessRefused { object, name: name.into(), why });
-        }
-        Ok(())
+    /// Refuses a connection that is closed.
+    pub(super) fn check(&self, connection: ConnectionId) -> Result<(), Refusal> {
+        if self.connected(connection) { Ok(()) } else { Err(Refusal::ConnectionGone) }
     }
 }

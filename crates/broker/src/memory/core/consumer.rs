@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::connection::Right;
 use super::message::{Content, Run};
 use super::queue::Queue;
 use super::{Broker, ConnectionId, ConsumerId, Kind, Name, Object, Refusal};
@@ -188,7 +187,7 @@ impl<M: Content> Broker<M> {
         queue: &str,
         options: ConsumeOptions,
     ) -> Result<ConsumerId, Refusal> {
-        self.check(connection, Right::Read, Object::Queue, queue)?;
+        self.check(connection)?;
         self.queue_for(connection, queue)?;
         let mut others = self.consumers_of(queue);
         if others.any(|other| options.exclusive || other.options.exclusive) {

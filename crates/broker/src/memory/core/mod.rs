@@ -35,7 +35,6 @@ mod topology;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-pub use connection::Right;
 pub use consumer::{ConsumeOptions, ConsumerView, Delivery};
 pub use exchange::{Destination, ExchangeKind, ExchangeOptions};
 pub use message::{Content, Serial};
@@ -77,8 +76,6 @@ pub struct Broker<M = Serial> {
     /// Sent under an alarm, not read. Outlives the client's end of the connection.
     blocked: VecDeque<(ConnectionId, Publish<M>)>,
     alarm: bool,
-    /// User, right, and the prefix of the names it does not extend to.
-    denied: BTreeSet<(Name, Right, Name)>,
     next_id: u32,
 }
 
@@ -102,7 +99,6 @@ impl<M> Broker<M> {
             trailing: BTreeMap::new(),
             blocked: VecDeque::new(),
             alarm: false,
-            denied: BTreeSet::new(),
             next_id: 0,
         }
     }

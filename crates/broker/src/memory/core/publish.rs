@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use super::connection::Right;
 use super::message::Content;
 use super::{Broker, ConnectionId, Name, Object, Refusal};
 
@@ -97,7 +96,7 @@ impl<M: Content> Broker<M> {
     }
 
     fn check_publish(&self, connection: ConnectionId, exchange: &str) -> Result<(), Refusal> {
-        self.check(connection, Right::Write, Object::Exchange, exchange)?;
+        self.check(connection)?;
         if exchange.is_empty() {
             return Ok(());
         }

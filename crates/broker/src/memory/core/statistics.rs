@@ -154,6 +154,11 @@ impl<M> Broker<M> {
         self.queues.get(queue).map_or(0, |queue| queue.dropped)
     }
 
+    /// Whether a queue can't be asked: what it answers passively is nothing to go by.
+    pub fn blind(&self, queue: &str) -> bool {
+        self.queues.get(queue).is_some_and(|queue| queue.blind)
+    }
+
     /// A quorum queue that can't be asked answers a passive declare with 0/0.
     pub fn set_blind(&mut self, queue: &str, blind: bool) {
         if let Some(queue) = self.queues.get_mut(queue) {

@@ -1,15 +1,12 @@
 //! Declaring, binding, deleting.
 
-use std::collections::BTreeMap;
-
 use shadow_protocol::broker::{Binding, Counts};
 
-use super::connection::Right;
 use super::exchange::{Bound, predeclared};
 use super::message::Content;
 use super::queue::Queue;
 use super::{
-    Broker, ConnectionId, Destination, ExchangeOptions, Kind, Name, Object, QueueOptions, Refusal,
+    Broker, ConnectionId, Destination, ExchangeOptions, Kind, Object, QueueOptions, Refusal,
 };
 
 impl<M: Content> Broker<M> {
@@ -20,7 +17,7 @@ impl<M: Content> Broker<M> {
         name: &str,
         options: QueueOptions,
     ) -> Result<Counts, Refusal> {
-        self.check(connection, Right::Configure, Object::Queue, name)?;
+        self.check(connection)?;
         let failed = |why| Refusal::PreconditionFailed { name: name.into(), why };
         if options.kind == Kind::Quorum && (options.exclusive || !options.durable) {
             return Err(failed("a quorum queue is durable and not exclusive"));
@@ -55,7 +52,7 @@ impl<M: Content> Broker<M> {
         name: &str,
         options: ExchangeOptions,
     ) -> Result<(), Refusal> {
-        self.check(connection, Right::Configure, Object::Exchange, name)?;
+        self.check(connection)?;
         if name.is_empty() || predeclared(name).is_some() {
             return Err(reserved(Object::Exchange, name));
         }
@@ -79,7 +76,7 @@ impl<M: Content> Broker<M> {
         to: &Destination,
         binding: &Binding,
     ) -> Result<(), Refusal> {
-        self.check_binding(connection, to, &binding.source)?;
+        self.check_binding(connection, &binding.source)?;
         match to {
             Destination::Queue(name) => {
                 self.queue_for(connection, name)?;
@@ -101,7 +98,7 @@ impl<M: Content> Broker<M> {
         to: &Destination,
         binding: &Binding,
     ) -> Result<(), Refusal> {
-        self.check_binding(connection, to, &binding.source)?;
+        self.check_binding(connection, &binding.source)?;
         if let Some(bindings) = self.bindings.get_mut(binding.source.as_str()) {
             bindings.remove(&bound(to, binding));
         }
@@ -109,18 +106,8 @@ impl<M: Content> Broker<M> {
         Ok(())
     }
 
-    fn check_binding(
-        &self,
-        connection: ConnectionId,
-        to: &Destination,
-        source: &str,
-    ) -> Result<(), Refusal> {
-        let (object, name) = match to {
-            Destination::Queue(name) => (Object::Queue, name),
-            Destination::Exchange(name) => (Object::Exchange, name),
-        };
-        self.check(connection, Right::Write, object, name)?;
-        self.check(connection, Right::Read, Object::Exchange, source)?;
+    fn check_binding(&self, connection: ConnectionId, source: &str) -> Result<(), Refusal> {
+        self.check(connection)?;
         if source.is_empty() {
             return Err(reserved(Object::Exchange, source));
         }
@@ -129,7 +116,7 @@ impl<M: Content> Broker<M> {
 
     /// Deletes an exchange with its bindings; fine when it does not exist.
     pub fn delete_exchange(&mut self, connection: ConnectionId, name: &str) -> Result<(), Refusal> {
-        self.check(connection, Right::Configure, Object::Exchange, name)?;
+        self.check(connection)?;
         if name.is_empty() || predeclared(name).is_some() {
             return Err(reserved(Object::Exchange, name));
         }
@@ -145,7 +132,7 @@ impl<M: Content> Broker<M> {
         name: &str,
         if_unused: bool,
     ) -> Result<u64, Refusal> {
-        self.check(connection, Right::Configure, Object::Queue, name)?;
+        self.check(connection)?;
         if !self.queues.contains_key(name) {
             return Ok(0);
         }
@@ -166,7 +153,7 @@ impl<M: Content> Broker<M> {
 
     /// Drops the ready messages of a queue; how many.
     pub fn purge(&mut self, connection: ConnectionId, name: &str) -> Result<u64, Refusal> {
-        self.check(connection, Right::Read, Object::Queue, name)?;
+        self.check(connection)?;
         let purged = self.queue_for(connection, name)?.purge();
         self.feed(name);
         Ok(purged)
@@ -233,19 +220,14 @@ impl<M> Broker<M> {
         all
     }
 
-    /// The queues and their declarations.
-    pub fn queues(&self) -> BTreeMap<&Name, &QueueOptions> {
-        self.queues.iter().map(|(name, queue)| (name, &queue.options)).collect()
+    /// A queue's declaration.
+    pub fn queue(&self, name: &str) -> Option<&QueueOptions> {
+        self.queues.get(name).map(|queue| &queue.options)
     }
 
     /// The connection that an exclusive queue belongs to.
     pub fn owner(&self, queue: &str) -> Option<ConnectionId> {
         self.queues.get(queue)?.owner
-    }
-
-    /// The declared exchanges.
-    pub fn exchanges(&self) -> &BTreeMap<Name, ExchangeOptions> {
-        &self.exchanges
     }
 }
 
