@@ -12,6 +12,8 @@ use shadow_protocol::broker::{
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+#[cfg(feature = "memory")]
+pub mod memory;
 pub mod proof;
 pub mod rabbitmq;
 

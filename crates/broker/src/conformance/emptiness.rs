@@ -1,9 +1,10 @@
 //! The proof that a queue which is not ours holds nothing is never premature.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use shadow_protocol::broker::{Emptiness, QueueType};
+use tokio::time::Instant;
 
 use super::ledger::payload;
 use super::{Case, Failure, Outcome, PATIENCE, Stage, ensure, eventually, spread};

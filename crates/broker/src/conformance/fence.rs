@@ -36,7 +36,7 @@ async fn fence(stage: Stage) -> Outcome {
     ensure(deposed.alive(), || "a stranger closed the holder's connection".to_owned())?;
 
     let successor = stage.session("same").await?;
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     successor.lock(&lock).await?;
     let took = begun.elapsed();
     eventually("the predecessor knows", async || Ok(!deposed.alive())).await?;

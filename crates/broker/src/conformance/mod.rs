@@ -2,15 +2,17 @@
 //!
 //! It measures again, on the broker at hand, what `docs/handoff.md` claims of brokers. A case works
 //! with an adapter's [`Connector`] and with a [`Rig`], which plays the applications and publishers
-//! around it. Cases are independent (each has a prefix for its names) and run side by side.
+//! around it. Cases are independent (each has a prefix for its names) and run side by side. They tell
+//! the time by tokio's clock, so that a broker without a network can be tested with it paused.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use shadow_protocol::broker::{Binding, QueueType};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Connector, Session, Target};

@@ -2,10 +2,11 @@
 //! nothing comes after its last acknowledgement, and what comes late waits for its return.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use shadow_protocol::broker::{Counts, Emptiness, Topology};
+use tokio::time::Instant;
 
 use super::ledger::payload;
 use super::{Application, Case, Failure, Habits, Ledger, Outcome, Stage};

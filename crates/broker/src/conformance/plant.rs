@@ -1,10 +1,11 @@
 //! A primary queue with its feed, and the topology steps of a migration on it.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shadow_protocol::broker::{Binding, Counts, Emptiness, QueueType, Topology};
 use shadow_protocol::names::Names;
+use tokio::time::Instant;
 
 use super::{Failure, PATIENCE, Stage, ensure, eventually};
 use crate::Session;

@@ -1,9 +1,10 @@
 //! Whole migrations at the broker's level: real load, copies of the application as tasks.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use shadow_protocol::broker::{Counts, QueueType, Topology};
+use tokio::time::Instant;
 
 use super::plant::{Feed, KEY, Plant};
 use super::{Application, Case, Failure, Habits, Ledger, Load, Outcome, Stage, ensure, eventually};

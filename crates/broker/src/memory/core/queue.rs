@@ -1,0 +1,143 @@
+//! Queues.
+
+use super::message::{Content, Ready, Run};
+use super::statistics::Emissions;
+use super::{ConnectionId, ConsumerId, Name};
+use shadow_protocol::broker::Totals;
+
+/// A queue's type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Classic queue.
+    Classic,
+    /// Quorum queue.
+    Quorum,
+}
+
+/// A quorum queue's delivery limit where none is asked for.
+const DEFAULT_LIMIT: i64 = 20;
+
+/// A queue's declaration.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct QueueOptions {
+    /// Its type.
+    pub kind: Kind,
+    /// Survives a restart of the broker.
+    pub durable: bool,
+    /// Belongs to the connection that declares it.
+    pub exclusive: bool,
+    /// Goes away with its last consumer.
+    pub auto_delete: bool,
+    /// `x-single-active-consumer`.
+    pub single_active: bool,
+    /// `x-delivery-limit`, of quorum queues: a message that has come back more often is dropped;
+    /// negative: never, but then returned messages go to the back. Absent: 20.
+    pub delivery_limit: Option<i64>,
+    /// All arguments, for who asks; canonical JSON text.
+    pub arguments: Name,
+}
+
+impl QueueOptions {
+    /// Durable, without arguments.
+    pub fn durable(kind: Kind) -> Self {
+        Self {
+            kind,
+            durable: true,
+            exclusive: false,
+            auto_delete: false,
+            single_active: false,
+            delivery_limit: None,
+            arguments: Name::from(""),
+        }
+    }
+
+    /// As a migration's side queues.
+    pub fn side() -> Self {
+        let delivery_limit = Some(i64::from(i32::MAX));
+        Self { single_active: true, delivery_limit, ..Self::durable(Kind::Quorum) }
+    }
+
+    /// As a migration's lock.
+    pub fn lock() -> Self {
+        Self { durable: false, exclusive: true, ..Self::durable(Kind::Classic) }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Queue<M> {
+    pub(super) options: QueueOptions,
+    /// Whose it is, if exclusive.
+    pub(super) owner: Option<ConnectionId>,
+    pub(super) ready: Ready<M>,
+    /// In order of registration or of their turn, the cancelled that hold something included.
+    pub(super) consumers: Vec<ConsumerId>,
+    /// Of a queue with a single active consumer.
+    pub(super) active: Option<ConsumerId>,
+    next_position: u64,
+    pub(super) totals: Totals,
+    /// Beyond the delivery limit.
+    pub(super) dropped: u64,
+    pub(super) emissions: Emissions,
+    /// Asked passively, it answers 0/0.
+    pub(super) blind: bool,
+}
+
+impl<M: Content> Queue<M> {
+    pub(super) fn new(options: QueueOptions, owner: Option<ConnectionId>) -> Self {
+        Self {
+            options,
+            owner,
+            ready: Ready::default(),
+            consumers: Vec::new(),
+            active: None,
+            next_position: 0,
+            totals: Totals::default(),
+            dropped: 0,
+            emissions: Emissions::default(),
+            blind: false,
+        }
+    }
+
+    /// New messages at the end.
+    pub(super) fn enqueue(&mut self, first: M, count: u64) {
+        self.totals.routed += count;
+        self.append(Run { first, count, returns: 0 });
+    }
+
+    /// Messages that were delivered and not acknowledged.
+    pub(super) fn put_back(&mut self, position: u64, mut run: Run<M>) {
+        match self.options.kind {
+            Kind::Classic => run.returns = 1,
+            Kind::Quorum => match self.options.delivery_limit.unwrap_or(DEFAULT_LIMIT) {
+                ..0 => {
+                    run.returns = 1;
+                    return self.append(run);
+                }
+                limit => {
+                    run.returns += 1;
+                    if i64::from(run.returns) > limit {
+                        self.dropped += run.count;
+                        return;
+                    }
+                }
+            },
+        }
+        self.ready.insert(position, run);
+    }
+
+    fn append(&mut self, run: Run<M>) {
+        let position = self.next_position;
+        self.next_position += run.count;
+        self.ready.insert(position, run);
+    }
+
+    /// Starts counting positions anew, so that an empty queue's past can't be told from its state.
+    pub(super) fn rewind(&mut self) {
+        self.next_position = 0;
+    }
+
+    /// Drops what is ready.
+    pub(super) fn purge(&mut self) -> u64 {
+        std::mem::take(&mut self.ready).count()
+    }
+}

@@ -1,0 +1,349 @@
+//! A session: its connections, its lock, and the trait's surface.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use shadow_protocol::broker::{
+    Binding, Consumer, Counts, Emptiness, Order, Survey, Topology, Totals,
+};
+use shadow_protocol::names::control_queue;
+
+use super::core::{
+    ConnectionId, Destination, Kind, Name, Publish, Published, QueueOptions, Refusal,
+};
+use super::fault::{Call, Fault, Operation};
+use super::{Core, MemoryBroker, Payload, survey};
+use crate::proof::{Proof, Sample, Statistics};
+use crate::{Error, Session, Target};
+
+/// How long the way to the broker and back takes.
+const ROUND_TRIP: Duration = Duration::from_millis(1);
+/// Limit for one operation.
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+
+pub(super) struct MemorySession {
+    pub(super) broker: MemoryBroker,
+    /// Where it connects from.
+    pub(super) peer: String,
+    pub(super) migration: String,
+    /// Holds the lock.
+    pub(super) topology: ConnectionId,
+    /// Publishes orders.
+    publisher: ConnectionId,
+    /// The slow proofs under way, by queue.
+    proofs: Mutex<HashMap<String, Proof>>,
+}
+
+impl MemorySession {
+    pub(super) async fn open(
+        broker: &MemoryBroker,
+        target: &Target,
+        migration: &str,
+    ) -> Result<Self, Error> {
+        let url = url::Url::parse(&target.url);
+        let peer = url.ok().and_then(|url| url.host_str().map(str::to_owned));
+        let invalid = || Error::Invalid {
+            what: "the broker's URL".to_owned(),
+            why: "it has no host, which is where the client is".to_owned(),
+        };
+        let peer = peer.ok_or_else(invalid)?;
+        let fault = ask(broker, migration, Operation::Open).await;
+        let gone = || unreachable(Operation::Open, &peer, Refusal::ConnectionGone);
+        let connect = || broker.connect(&peer, &label(migration)).ok_or_else(gone);
+        if matches!(fault, Fault::Before | Fault::Cut) {
+            return Err(gone());
+        }
+        let (topology, publisher) = (connect()?, connect()?);
+        if fault == Fault::After {
+            return Err(gone());
+        }
+        let (broker, migration) = (broker.clone(), migration.to_owned());
+        Ok(Self { broker, peer, migration, topology, publisher, proofs: Mutex::default() })
+    }
+
+    /// The way to the broker: what the hook says, and whether the connection is still ours.
+    async fn enter(&self, operation: Operation<'_>) -> Result<Fault, Error> {
+        let fault = ask(&self.broker, &self.migration, operation).await;
+        match fault {
+            Fault::Cut => self.end(),
+            Fault::Before => return Err(self.lost(operation)),
+            Fault::Pass | Fault::After => {}
+        }
+        if self.alive() { Ok(fault) } else { Err(self.lost(operation)) }
+    }
+
+    /// The way back.
+    fn leave(&self, operation: Operation<'_>, fault: Fault) -> Result<(), Error> {
+        if fault == Fault::After { Err(self.lost(operation)) } else { Ok(()) }
+    }
+
+    /// One call that takes effect in one instant, on the topology connection.
+    async fn call<T>(
+        &self,
+        operation: Operation<'_>,
+        effect: impl FnOnce(&mut Core) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let fault = self.enter(operation).await?;
+        let done = self.broker.with(|core| {
+            // The connection may have gone since: a deposed session must do nothing.
+            if core.connected(self.topology) { effect(core) } else { Err(self.lost(operation)) }
+        })?;
+        self.leave(operation, fault)?;
+        Ok(done)
+    }
+
+    fn lost(&self, operation: Operation<'_>) -> Error {
+        unreachable(operation, &self.peer, Refusal::ConnectionGone)
+    }
+
+    pub(super) fn timeout(&self, attempted: String) -> Error {
+        Error::Timeout { attempted, host: self.peer.clone(), seconds: DEADLINE.as_secs() }
+    }
+
+    pub(super) fn failed(&self, attempted: String, answer: impl Into<String>) -> Error {
+        Error::Failed { attempted, host: self.peer.clone(), answer: answer.into() }
+    }
+
+    /// A refusal as the trait has it.
+    pub(super) fn refused(&self, attempted: String, refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::ConnectionGone => {
+                let (host, source) = (self.peer.clone(), Box::new(refusal));
+                Error::Unreachable { attempted, host, source }
+            }
+            refusal => self.failed(attempted, refusal.to_string()),
+        }
+    }
+
+    fn end(&self) {
+        self.broker.with(|core| [self.topology, self.publisher].map(|it| core.close(it)));
+    }
+
+    /// Closes what is left of this migration's earlier sessions.
+    fn depose(&self, core: &mut Core) {
+        let label = label(&self.migration);
+        let ours = [self.topology, self.publisher];
+        let stale = |(id, _, name): (ConnectionId, _, &Name)| {
+            (**name == *label && !ours.contains(&id)).then_some(id)
+        };
+        let ending: Vec<ConnectionId> = core.connections().filter_map(stale).collect();
+        for connection in ending {
+            core.close_by_broker(connection);
+        }
+    }
+
+    fn take_lock(&self, core: &mut Core, lock: &str) -> Result<(), Error> {
+        self.depose(core);
+        match core.declare_queue(self.topology, lock, QueueOptions::lock()) {
+            Ok(_) => Ok(()),
+            Err(Refusal::Locked { .. }) => {
+                let owner = core.owner(lock);
+                let holder = core.connections().find(|(id, ..)| Some(*id) == owner);
+                let holder = holder.map(|(_, _, label)| label.to_string()).unwrap_or_default();
+                Err(Error::Locked { queue: lock.to_owned(), holder })
+            }
+            Err(refusal) => Err(self.refused(format!("taking the lock {lock:?}"), refusal)),
+        }
+    }
+
+    /// Ready messages and consumers; a queue that can't be asked gives no answer in time.
+    pub(super) fn count(&self, core: &mut Core, queue: &str) -> Result<Option<Counts>, Error> {
+        let attempted = || format!("counting queue {queue:?}");
+        if core.blind(queue) {
+            return Err(self.timeout(attempted()));
+        }
+        match core.declare_passive(self.topology, queue) {
+            Ok(counts) => Ok(Some(counts)),
+            Err(Refusal::NotFound { .. }) => Ok(None),
+            Err(refusal) => Err(self.refused(attempted(), refusal)),
+        }
+    }
+
+    /// The three proofs that a queue is empty, the first that applies.
+    fn prove_empty(&self, core: &mut Core, queue: &str) -> Result<Emptiness, Error> {
+        let (kind, ready, unacknowledged) = self.inside(core, queue)?;
+        let told = match kind {
+            Kind::Classic => Some((ready, unacknowledged) == (0, 0)),
+            Kind::Quorum if core.blind(queue) => None,
+            Kind::Quorum => match self.count(core, queue)?.unwrap_or_default() {
+                Counts { ready: 0, consumers: 0 } => Some(true),
+                counts => (counts.ready > 0).then_some(false),
+            },
+        };
+        let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(empty) = told {
+            proofs.remove(queue);
+            return Ok(verdict(empty));
+        }
+        let counts = core.declare_passive(self.topology, queue);
+        let shown = core.statistics(queue);
+        let attempted = || format!("asking queue {queue:?} what it holds");
+        let shown = shown.map_err(|refusal| self.refused(attempted(), refusal))?;
+        let statistics = shown.map(|it| Statistics {
+            reductions: it.reductions,
+            ready: it.ready,
+            unacknowledged: it.unacknowledged,
+        });
+        let ready = counts.map_or(u64::MAX, |counts| counts.ready);
+        Ok(proofs.entry(queue.to_owned()).or_default().take(Sample { ready, statistics }))
+    }
+
+    fn prove_quiet(&self, core: &mut Core, queue: &str) -> Result<Emptiness, Error> {
+        let (kind, _, unacknowledged) = self.inside(core, queue)?;
+        Ok(verdict(match kind {
+            Kind::Classic => unacknowledged == 0,
+            Kind::Quorum => {
+                !core.blind(queue)
+                    && self.count(core, queue)?.is_some_and(|counts| counts.consumers == 0)
+            }
+        }))
+    }
+
+    /// A queue's type and live figures, ready and unacknowledged.
+    fn inside(&self, core: &Core, queue: &str) -> Result<(Kind, u64, u64), Error> {
+        let found = core.queue(queue).zip(core.figures(queue));
+        let (options, figures) = found.ok_or_else(|| {
+            self.failed(format!("asking queue {queue:?} what it holds"), "no such queue")
+        })?;
+        Ok((options.kind, figures.ready, figures.unacknowledged))
+    }
+
+    /// Publishes an order. Under an alarm it waits; what is still unread at the deadline, the
+    /// broker discards with the connection, so that nothing arrives later.
+    async fn publish(&self, order: &Order) -> Result<(), Error> {
+        let queue = control_queue(&order.pod);
+        let attempted = || format!("publishing an order to {queue:?}");
+        let body = serde_json::to_vec(&order.control)
+            .map_err(|error| self.failed(attempted(), error.to_string()))?;
+        let message = Publish::one("", &queue, Payload(body.into()));
+        let outcome = self.broker.with(|core| {
+            if !core.connected(self.topology) {
+                return Err(Refusal::ConnectionGone);
+            }
+            core.publish(self.publisher, message)
+        });
+        match outcome.map_err(|refusal| self.refused(attempted(), refusal))? {
+            Published::Arrived(1..) => Ok(()),
+            Published::Arrived(0) | Published::Pending(_) => {
+                Err(self.failed(attempted(), "the queue does not exist"))
+            }
+            Published::Blocked => {
+                let mut changes = self.broker.changes();
+                let lifted = changes.wait_for(|()| !self.broker.state().core.alarm());
+                match tokio::time::timeout(DEADLINE, lifted).await {
+                    Ok(_) => Ok(()),
+                    Err(_) => {
+                        self.broker.with(|core| core.close_by_broker(self.publisher));
+                        Err(self.timeout(attempted()))
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Session for MemorySession {
+    fn alive(&self) -> bool {
+        self.broker.state().core.connected(self.topology)
+    }
+
+    async fn lock(&self, lock: &str) -> Result<(), Error> {
+        self.call(Operation::Lock(lock), |core| self.take_lock(core, lock)).await
+    }
+
+    async fn survey(&self, primary: &str, control: &str) -> Result<Survey, Error> {
+        self.call(Operation::Survey(primary), |core| Ok(survey::survey(core, primary, control)))
+            .await
+    }
+
+    async fn bindings(&self, queue: &str) -> Result<Vec<Binding>, Error> {
+        let to = Destination::Queue(queue.into());
+        self.call(Operation::Bindings(queue), |core| Ok(core.bindings(&to))).await
+    }
+
+    async fn fed_by(&self, source: &str) -> Result<Vec<(String, bool)>, Error> {
+        self.call(Operation::FedBy(source), |core| Ok(survey::fed_by(core, source))).await
+    }
+
+    async fn consumers(&self, queue: &str) -> Result<Vec<Consumer>, Error> {
+        self.call(Operation::Consumers(queue), |core| Ok(survey::consumers(core, queue))).await
+    }
+
+    async fn connections_from(&self, ip: &str) -> Result<Vec<String>, Error> {
+        let operation = Operation::ConnectionsFrom(ip);
+        self.call(operation, |core| Ok(survey::connections(core, |peer, _| peer == ip))).await
+    }
+
+    async fn connected(&self, connection: &str) -> Result<bool, Error> {
+        let there = |core: &mut Core| {
+            Ok(!survey::connections(core, |_, name| name == connection).is_empty())
+        };
+        self.call(Operation::Connected(connection), there).await
+    }
+
+    async fn counts(&self, queue: &str) -> Result<Option<Counts>, Error> {
+        self.call(Operation::Counts(queue), |core| self.count(core, queue)).await
+    }
+
+    async fn totals(&self, queue: &str) -> Result<Totals, Error> {
+        self.call(Operation::Totals(queue), |core| Ok(survey::totals(core, queue))).await
+    }
+
+    async fn apply(&self, change: &Topology) -> Result<(), Error> {
+        let operation = Operation::Apply(change);
+        let Topology::Move { from, to } = change else {
+            return self.call(operation, |core| self.change(core, change)).await;
+        };
+        let fault = self.enter(operation).await?;
+        self.move_messages(from, to).await?;
+        self.leave(operation, fault)
+    }
+
+    async fn order(&self, order: &Order) -> Result<(), Error> {
+        let fault = self.enter(Operation::Order(order)).await?;
+        self.publish(order).await?;
+        self.leave(Operation::Order(order), fault)
+    }
+
+    async fn emptiness(&self, queue: &str) -> Result<Emptiness, Error> {
+        self.call(Operation::Emptiness(queue), |core| self.prove_empty(core, queue)).await
+    }
+
+    async fn quiet(&self, queue: &str) -> Result<Emptiness, Error> {
+        self.call(Operation::Quiet(queue), |core| self.prove_quiet(core, queue)).await
+    }
+
+    async fn close(&self) {
+        self.end();
+    }
+}
+
+impl Drop for MemorySession {
+    /// As a client's sockets close with it.
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+async fn ask(broker: &MemoryBroker, migration: &str, operation: Operation<'_>) -> Fault {
+    tokio::time::sleep(ROUND_TRIP).await;
+    let hook = broker.hook();
+    hook.map_or(Fault::Pass, |hook| hook(&Call { migration, operation }))
+}
+
+/// What a migration's connections call themselves.
+pub(super) fn label(migration: &str) -> String {
+    format!("shadow/{migration}")
+}
+
+fn verdict(holds: bool) -> Emptiness {
+    if holds { Emptiness::Proved } else { Emptiness::Unproved }
+}
+
+fn unreachable(operation: Operation<'_>, host: &str, refusal: Refusal) -> Error {
+    let (attempted, host) = (format!("{operation:?}"), host.to_owned());
+    Error::Unreachable { attempted, host, source: Box::new(refusal) }
+}

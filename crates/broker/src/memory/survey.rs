@@ -1,0 +1,99 @@
+//! What there is to know of a queue before anything is touched.
+
+use std::collections::BTreeMap;
+
+use shadow_protocol::broker::{
+    Arguments, Binding, Consumer, Exchange, Queue, QueueType, Survey, Totals,
+};
+
+use super::core::{ConnectionId, Destination, ExchangeKind, Kind};
+use super::{Core, connection_name};
+
+/// As which version of `RabbitMQ` it behaves.
+const VERSION: &str = "4.1.0";
+
+pub(super) fn survey(core: &Core, primary: &str, control: &str) -> Survey {
+    let bindings = core.bindings(&Destination::Queue(primary.into()));
+    let alarm = || "a memory or disk alarm is in force".to_owned();
+    let transactional: Vec<ConnectionId> = core.transactional().collect();
+    let named = core.connections().filter(|(id, ..)| transactional.contains(id));
+    Survey {
+        version: VERSION.to_owned(),
+        queue: queue(core, primary),
+        exchanges: exchanges(core, &bindings),
+        bindings,
+        consumers: consumers(core, primary),
+        totals: totals(core, primary),
+        service_rate: None,
+        control_queue: core.queue(control).is_some(),
+        alarms: core.alarm().then(alarm).into_iter().collect(),
+        transactions: named.map(|(id, peer, _)| connection_name(peer, id)).collect(),
+        statistics_disabled: false,
+    }
+}
+
+fn queue(core: &Core, name: &str) -> Option<Queue> {
+    let options = core.queue(name)?;
+    let kind = match options.kind {
+        Kind::Classic => QueueType::Classic,
+        Kind::Quorum => QueueType::Quorum,
+    };
+    Some(Queue {
+        kind,
+        durable: options.durable,
+        exclusive: options.exclusive,
+        auto_delete: options.auto_delete,
+        arguments: serde_json::from_str(&options.arguments).unwrap_or_default(),
+        policy: Arguments::new(),
+    })
+}
+
+fn exchanges(core: &Core, bindings: &[Binding]) -> BTreeMap<String, Exchange> {
+    let typed = |binding: &Binding| {
+        let kind = match core.exchange_kind(&binding.source)? {
+            ExchangeKind::Direct => "direct",
+            ExchangeKind::Fanout => "fanout",
+            ExchangeKind::Topic => "topic",
+            ExchangeKind::Headers => "headers",
+        };
+        Some((binding.source.clone(), Exchange { kind: kind.to_owned() }))
+    };
+    bindings.iter().filter_map(typed).collect()
+}
+
+pub(super) fn consumers(core: &Core, queue: &str) -> Vec<Consumer> {
+    let peers: BTreeMap<ConnectionId, _> =
+        core.connections().map(|(id, peer, _)| (id, peer)).collect();
+    let described = |(consumer, connection)| {
+        let peer: &str = peers.get(&connection)?;
+        Some(Consumer {
+            tag: format!("{consumer:?}"),
+            ack_required: true,
+            exclusive: false,
+            connection: connection_name(peer, connection),
+            peer: peer.to_owned(),
+        })
+    };
+    core.consumers_of(queue).map(|view| (view.id, view.connection)).filter_map(described).collect()
+}
+
+pub(super) fn totals(core: &Core, queue: &str) -> Totals {
+    core.statistics(queue).ok().flatten().map(|shown| shown.totals).unwrap_or_default()
+}
+
+/// The queues and exchanges that `source` feeds: `(name, is_queue)`.
+pub(super) fn fed_by(core: &Core, source: &str) -> Vec<(String, bool)> {
+    let named = |to: Destination| match to {
+        Destination::Queue(name) => (name.to_string(), true),
+        Destination::Exchange(name) => (name.to_string(), false),
+    };
+    let mut fed: Vec<_> = core.destinations(source).into_iter().map(named).collect();
+    fed.sort();
+    fed
+}
+
+/// The names of the connections chosen by address and name.
+pub(super) fn connections(core: &Core, chosen: impl Fn(&str, &str) -> bool) -> Vec<String> {
+    let named = core.connections().map(|(id, peer, _)| (peer, connection_name(peer, id)));
+    named.filter(|(peer, name)| chosen(peer, name)).map(|(_, name)| name).collect()
+}
