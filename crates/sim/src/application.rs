@@ -29,6 +29,12 @@ impl Ledger {
         Self { last, ..Self::default() }
     }
 
+    /// How many messages have been applied, each counted once.
+    pub fn applied(&self) -> u64 {
+        let highest: u64 = self.last.iter().copied().map(u64::from).sum();
+        highest.saturating_sub(self.gaps.len() as u64)
+    }
+
     /// Applies one message.
     pub fn apply(&mut self, message: Message) {
         let last = &mut self.last[usize::from(message.publisher)];

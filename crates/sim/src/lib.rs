@@ -10,11 +10,15 @@ pub mod application;
 pub mod broker;
 pub mod campaign;
 pub mod cluster;
+pub mod forecast;
 pub mod kube;
 pub mod log;
 pub mod mutant;
+pub mod record;
 pub mod scenario;
+pub mod tempo;
 pub mod verdict;
+mod watch;
 pub mod world;
 
 use log::Log;

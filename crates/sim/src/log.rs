@@ -19,6 +19,17 @@ impl Log {
         }
     }
 
+    /// The lines from the `from`th on, without their time.
+    pub(crate) fn since(&self, from: usize) -> impl Iterator<Item = &str> {
+        let lines = self.lines.iter().flatten().skip(from);
+        lines.map(|line| line.split_once(" ms  ").map_or(line.as_str(), |(_, what)| what))
+    }
+
+    /// How many lines there are.
+    pub(crate) fn len(&self) -> usize {
+        self.lines.as_ref().map_or(0, Vec::len)
+    }
+
     /// The lines.
     pub fn into_lines(self) -> Vec<String> {
         self.lines.unwrap_or_default()

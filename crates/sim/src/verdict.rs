@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
 use shadow_protocol::names::control_queue;
 use shadow_protocol::phase::{Phase, PhaseName, State};
 
@@ -26,6 +27,26 @@ pub struct Verdict {
     pub violations: Vec<String>,
     /// What happened, if it was kept.
     pub log: Vec<String>,
+    /// What became of the messages; absent when no single copy survives.
+    pub tally: Option<Tally>,
+}
+
+/// What became of the messages in the state that survives, whosever fault it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tally {
+    /// The surviving pod, or the queue that waits for one.
+    pub survivor: String,
+    /// Messages published.
+    pub published: u64,
+    /// Messages applied.
+    pub applied: u64,
+    /// Messages never applied.
+    pub lost: u64,
+    /// Messages applied again.
+    pub duplicated: u64,
+    /// Messages applied after a later one of the same publisher.
+    pub reordered: u64,
 }
 
 impl Verdict {
@@ -42,6 +63,7 @@ impl Verdict {
             Some(Phase::Failed { failure, .. }) => Some(failure.reason.clone()),
             _ => None,
         };
+        let tally = survivor(&world).ok().map(|(name, ledger)| tally(&world, name, &ledger));
         Self {
             phase: phase.map(Phase::name),
             reason,
@@ -50,9 +72,39 @@ impl Verdict {
             effects: std::mem::take(&mut world.performed),
             violations,
             log: std::mem::take(&mut world.log).into_lines(),
+            tally,
         }
     }
 }
+
+impl Verdict {
+    /// The violations, with the numbers of the invariants that they break.
+    pub(crate) fn broken(&self) -> impl Iterator<Item = (Vec<u8>, &str)> {
+        self.violations.iter().map(|violation| {
+            let tally = self.tally.as_ref();
+            let some = |count: fn(&Tally) -> u64| tally.is_some_and(|tally| count(tally) > 0);
+            let broken = if violation.starts_with(TWO_COPIES) {
+                vec![4]
+            } else if violation.contains(LOST) {
+                vec![1]
+            } else if violation.contains(DUPLICATED) {
+                let of = [(2, some(|tally| tally.duplicated)), (3, some(|tally| tally.reordered))];
+                of.into_iter().filter_map(|(number, broken)| broken.then_some(number)).collect()
+            } else if violation.contains(SURVIVES) {
+                vec![5]
+            } else {
+                vec![6]
+            };
+            (broken, violation.as_str())
+        })
+    }
+}
+
+/// Words by which the sentences of the violations are told apart.
+pub(crate) const TWO_COPIES: &str = "two copies consume";
+const LOST: &str = "messages are lost to";
+const DUPLICATED: &str = "duplicated,";
+const SURVIVES: &str = "survive";
 
 /// Invariant 6: Completed or rolled back.
 fn unfinished(phase: Option<&Phase>) -> Option<String> {
@@ -91,8 +143,8 @@ fn left_over(world: &World, phase: Option<&Phase>) -> Vec<String> {
     found
 }
 
-/// Invariants 1 to 3, of the copy that survives.
-fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
+/// The copy that survives, or the queue that waits for one.
+fn survivor(world: &World) -> Result<(&str, Ledger), String> {
     let survivors: Vec<(&str, &Ledger)> = world
         .pods
         .iter()
@@ -102,22 +154,40 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
             Some((pod.name.as_str(), &process.memory.ledger))
         })
         .collect();
-    let (name, ledger) = match survivors.as_slice() {
-        [(name, ledger)] => (*name, (*ledger).clone()),
+    match survivors.as_slice() {
+        [(name, ledger)] => Ok((name, (*ledger).clone())),
         // A bare pod that died by a fault stays dead: what is left waits in its queue.
         [] if world.bereaved && world.scenario.owner == OwnerKind::Bare => {
             let mut ledger = Ledger::new(world.base.clone());
             world.broker.waiting(QUEUE).for_each(|message| ledger.apply(message));
-            (QUEUE, ledger)
+            Ok((QUEUE, ledger))
         }
-        several => {
-            return vec![format!("{} copies survive", several.len())];
-        }
+        several => Err(format!("{} copies {SURVIVES}", several.len())),
+    }
+}
+
+fn tally(world: &World, survivor: &str, ledger: &Ledger) -> Tally {
+    let published: u64 = world.published.iter().copied().map(u64::from).sum();
+    Tally {
+        survivor: survivor.to_owned(),
+        published,
+        applied: ledger.applied(),
+        lost: published.saturating_sub(ledger.applied()),
+        duplicated: u64::from(ledger.duplicated),
+        reordered: u64::from(ledger.reordered),
+    }
+}
+
+/// Invariants 1 to 3, of the copy that survives.
+fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
+    let (name, ledger) = match survivor(world) {
+        Ok(found) => found,
+        Err(why) => return vec![why],
     };
     let mut found = Vec::new();
     let completed = matches!(phase, Some(Phase::Completed { .. }));
     if !world.bereaved && !sequential(world) && completed != (name != SOURCE) {
-        found.push(format!("{name} survives, completed: {completed}"));
+        found.push(format!("{name} {SURVIVES}s, completed: {completed}"));
     }
     // What a process took that had strayed from its queue, and died, is in no copy's queue.
     // Neither is what it owed to a queue that it had left.
@@ -134,7 +204,7 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
         .sum();
     let lost = ledger.gaps.len() as u64 + missing;
     if lost > 0 {
-        found.push(format!("{lost} messages are lost to {name}: {ledger:?}"));
+        found.push(format!("{lost} {LOST} {name}: {ledger:?}"));
     }
     // A fresh process wakes before it is told where the rest is, and messages that were moved by
     // nobody's order may be there twice: at least once, as for any crash.
@@ -145,7 +215,7 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
     }
     let excused = world.bereaved || world.intruded || world.strayed;
     if duplicated + reordered > 0 && !excused {
-        found.push(format!("{duplicated} duplicated, {reordered} reordered at {name}"));
+        found.push(format!("{duplicated} {DUPLICATED} {reordered} reordered at {name}"));
     }
     found
 }

@@ -4,6 +4,7 @@
 mod cluster;
 mod faults;
 mod operator;
+mod picture;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -12,7 +13,7 @@ use fastrand::Rng;
 use shadow_protocol::broker::Binding;
 use shadow_protocol::names::control_queue;
 use shadow_protocol::phase::{Phase, RestoreStep, State, SwitchStep};
-use shadow_protocol::spec::{Deadlines, IdentitySwap, Settings, Spec, Strategy, Transfer};
+use shadow_protocol::spec::{IdentitySwap, Spec, Strategy, Transfer};
 
 use crate::application::{Ledger, Memory, Process, Surroundings};
 use crate::broker::{Broker, Message};
@@ -20,7 +21,9 @@ use crate::cluster::Pod;
 use crate::log::Log;
 use crate::mutant::Mutant;
 use crate::scenario::{OwnerKind, Scenario};
-use crate::verdict::Verdict;
+use crate::tempo::Tempo;
+use crate::verdict::{TWO_COPIES, Verdict};
+use crate::watch::Watch;
 use operator::Operator;
 
 /// The application's queue.
@@ -32,10 +35,7 @@ pub const SOURCE: &str = "consumer-0";
 const NODES: [&str; 2] = ["worker-1", "worker-2"];
 
 /// When the migration begins, in milliseconds.
-const BEGIN: u64 = 50;
-/// A run that takes more has no end.
-const MOST_EVENTS: u32 = 400_000;
-const LONGEST: u64 = 300_000;
+pub const BEGIN: u64 = 50;
 
 /// What happens next.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,7 +75,7 @@ struct Job {
 pub struct World {
     pub(crate) scenario: Scenario,
     mutant: Option<Mutant>,
-    settings: Settings,
+    tempo: Tempo,
     spec: Spec,
     rng: Rng,
     now: u64,
@@ -121,21 +121,38 @@ pub struct World {
     /// Effects carried out, by name.
     pub(crate) performed: BTreeSet<&'static str>,
     pub(crate) log: Log,
+    /// Who looks on, if anybody does.
+    pub(crate) watch: Option<Box<Watch>>,
 }
 
 impl World {
     /// The world at the beginning of a scenario.
     pub fn new(scenario: Scenario, mutant: Option<Mutant>, log: Log) -> Self {
-        let spec = spec(&scenario);
-        let mut settings = settings();
+        let mut tempo = Tempo::shrunken();
         if let Some(mutant) = mutant {
-            mutant.settings(&mut settings);
+            mutant.settings(&mut tempo.settings);
         }
+        Self::create(scenario, mutant, tempo, log, None)
+    }
+
+    /// The same at another tempo, with somebody who looks on.
+    pub(crate) fn watched(scenario: Scenario, tempo: Tempo, log: Log, watch: Watch) -> Self {
+        Self::create(scenario, None, tempo, log, Some(Box::new(watch)))
+    }
+
+    fn create(
+        scenario: Scenario,
+        mutant: Option<Mutant>,
+        tempo: Tempo,
+        log: Log,
+        watch: Option<Box<Watch>>,
+    ) -> Self {
+        let spec = spec(&scenario, &tempo);
         let publishers = usize::from(scenario.publishers);
         let mut world = Self {
             rng: Rng::with_seed(scenario.seed ^ 0x5eed),
             mutant,
-            settings,
+            tempo,
             spec,
             now: 0,
             events: BinaryHeap::new(),
@@ -167,6 +184,7 @@ impl World {
             violations: Vec::new(),
             performed: BTreeSet::new(),
             log,
+            watch,
             scenario,
         };
         world.begin();
@@ -185,7 +203,9 @@ impl World {
         self.pods[pod].probed = true;
         for publisher in 0..self.scenario.publishers {
             let first = self.rng.u64(..=self.scenario.interval);
-            self.at(first, Event::Publish(publisher));
+            if self.tempo.rate != Some(0) {
+                self.at(first, Event::Publish(publisher));
+            }
         }
         self.operator.running = true;
         self.operate_in(BEGIN);
@@ -198,17 +218,25 @@ impl World {
 
     /// Runs to the end.
     pub fn run(mut self) -> Verdict {
+        self.play();
+        Verdict::of(self)
+    }
+
+    pub(crate) fn play(&mut self) {
         let mut count = 0;
         while let Some(Reverse((at, _, event))) = self.events.pop() {
             self.now = at;
             count += 1;
-            if count > MOST_EVENTS || at > LONGEST {
+            if count > self.tempo.most_events || at > self.tempo.longest {
                 self.violations.push(format!("no end after {at} ms: {}", self.waiting_for()));
                 break;
             }
             self.happen(event);
+            if let Some(mut watch) = self.watch.take() {
+                watch.look(self);
+                self.watch = Some(watch);
+            }
         }
-        Verdict::of(self)
     }
 
     fn happen(&mut self, event: Event) {
@@ -274,13 +302,32 @@ impl World {
         if self.now >= self.broker_down_until {
             self.publish(publisher);
         }
-        let jitter = self.rng.u64(..=self.scenario.interval / 2);
-        self.at(self.scenario.interval + jitter, Event::Publish(publisher));
+        let after = if let Some(rate) = self.tempo.rate {
+            self.until_next(publisher, rate)
+        } else {
+            self.scenario.interval + self.rng.u64(..=self.scenario.interval / 2)
+        };
+        self.at(after, Event::Publish(publisher));
+    }
+
+    /// How long until a publisher's next message at a rate of so many per second in all, counted
+    /// from the beginning, so that a clock of milliseconds does not bend the rate.
+    fn until_next(&self, publisher: u8, rate: u64) -> u64 {
+        let publishers = u64::from(self.scenario.publishers);
+        let backlog = u64::from(self.scenario.backlog);
+        let share = backlog / publishers + u64::from(u64::from(publisher) < backlog % publishers);
+        let sent = u64::from(self.published[usize::from(publisher)]) - share;
+        // Publishers take turns.
+        let due = (sent * publishers + u64::from(publisher)) * 1_000 / rate.max(1);
+        due.max(self.broker_down_until).saturating_sub(self.now)
     }
 
     fn publish(&mut self, publisher: u8) {
         let number = &mut self.published[usize::from(publisher)];
         *number += 1;
+        if let Some(watch) = &mut self.watch {
+            watch.published(publisher, self.now);
+        }
         let message = Message { publisher, number: *number };
         for queue in self.broker.route(EXCHANGE) {
             let longest = if self.now < self.flood_until { 280 } else { self.scenario.trail };
@@ -333,13 +380,18 @@ impl World {
 
     fn work(&mut self, process: usize) {
         self.working[process] = false;
-        let (more, moved) = self
+        let (turn, watched) = (self.tempo.per_turn, self.watch.is_some());
+        let (more, moved, applied) = self
             .with(process, |process, around| {
                 let before = process.consuming.clone();
-                let more = process.work(around);
-                (more, process.consuming != before)
+                let applied = watched.then(|| process.memory.ledger.last.clone());
+                let more = (0..turn).all(|_| process.work(around));
+                (more, process.consuming != before, applied)
             })
             .unwrap_or_default();
+        if let Some(before) = applied {
+            self.watch_work(process, &before);
+        }
         if moved {
             self.arrived(process);
         }
@@ -379,7 +431,7 @@ impl World {
         let copies = self.processes.iter().flatten();
         let here = copies.filter(|p| matches!(&p.consuming, Some((_, q)) if q == queue)).count();
         if queue == QUEUE && here > 1 && !self.bereaved && !self.strayed {
-            self.violations.push(format!("two copies consume {queue} after {} ms", self.now));
+            self.violations.push(format!("{TWO_COPIES} {queue} after {} ms", self.now));
         }
     }
 
@@ -470,7 +522,7 @@ impl World {
     }
 }
 
-fn spec(scenario: &Scenario) -> Spec {
+fn spec(scenario: &Scenario, tempo: &Tempo) -> Spec {
     Spec {
         uid: "5e3d0000-0000".to_owned(),
         source_pod: SOURCE.to_owned(),
@@ -480,39 +532,12 @@ fn spec(scenario: &Scenario) -> Spec {
         strategy: (scenario.owner == OwnerKind::StatefulSet).then_some(Strategy::Sequential),
         transfer: Transfer::Registry,
         replay_mode: scenario.mode,
-        cutoff_ms: 400,
+        cutoff_ms: tempo.cutoff,
         identity_swap: IdentitySwap::None,
         pin: false,
         queue: Some(QUEUE.to_owned()),
         exchange: EXCHANGE.to_owned(),
         abort: false,
         deleted: false,
-    }
-}
-
-/// As the operator's, but shorter: nothing is learned from waiting.
-fn settings() -> Settings {
-    Settings {
-        pause_budget_ms: 50,
-        settle_ms: 300,
-        linger_ms: 900,
-        ebb_ms: 30,
-        overlap_ms: 30,
-        park_pause_ms: 500,
-        statistics_ms: 100,
-        admission: true,
-        deadlines: Deadlines {
-            preflight: 3_000,
-            broker: 3_000,
-            drain: 8_000,
-            obey: 2_000,
-            proof: 3_000,
-            checkpoint: 2_000,
-            transfer: 3_000,
-            restore: 3_000,
-            heir: 1_500,
-            progress: 1_000,
-            switch: 3_000,
-        },
     }
 }

@@ -49,7 +49,7 @@ impl World {
         let found = &mut self.pods[pod];
         (found.process, found.container) = (Some(process), Some(number));
         self.log.note(self.now, || format!("pod {name} runs"));
-        let probed = self.rng.u64(1..40);
+        let probed = self.rng.u64(self.tempo.probed.clone());
         self.at(probed, Event::Probed(pod));
         self.changed();
     }
@@ -121,7 +121,7 @@ impl World {
                     (found.ready(), !found.preferred, found.uid)
                 };
                 if let Some(&last) = several.iter().min_by_key(rank) {
-                    let grace = self.rng.u64(20..200);
+                    let grace = self.rng.u64(self.tempo.owner_grace.clone());
                     self.delete_pod(last, grace);
                 }
             }

@@ -124,7 +124,7 @@ impl World {
             return;
         };
         let seen = self.observe(&state);
-        let decision = decide(&self.spec, &self.settings, &state, &seen, Time(self.now));
+        let decision = decide(&self.spec, &self.tempo.settings, &state, &seen, Time(self.now));
         if decision.state != state {
             self.store(decision.state, decision.effects);
             return;
@@ -180,6 +180,9 @@ impl World {
             return self.operate_in(1);
         }
         self.log.note(self.now, || step_of(&state.phase));
+        if let Some(watch) = &mut self.watch {
+            watch.stored(self.now, &state.phase);
+        }
         self.record.state = Some(state.clone());
         self.record.version += 1;
         self.at(1, Event::Reconcile);
@@ -197,7 +200,7 @@ impl World {
         self.operator.next_step();
         self.operator.own = true;
         self.operator.todo = effects;
-        self.operate_in(1);
+        self.operate_in(self.tempo.write);
         if self.operator.todo.is_empty() {
             self.operator.acted = Some(Time(self.now));
         }
@@ -238,7 +241,7 @@ impl World {
         }
         match outcome {
             Ok(archive) => {
-                let takes = if archive.is_some() { self.scenario.checkpoint } else { 1 };
+                let takes = if archive.is_some() { self.scenario.checkpoint } else { self.tempo.call };
                 self.operator.archive = archive.or_else(|| self.operator.archive.take());
                 self.operator.done += 1;
                 if self.operator.done == self.operator.todo.len() {
@@ -314,7 +317,7 @@ impl World {
                 self.ordered(&order.pod);
             }
             Effect::Checkpoint => return self.checkpoint(plan).map(Some),
-            Effect::PrePull => self.pulled_at = Some(self.now + 10),
+            Effect::PrePull => self.pulled_at = Some(self.now + self.tempo.pull),
             Effect::CreateJob => self.create_job(phase),
             Effect::DeleteJob => self.job = None,
             Effect::CreateTarget => self.create_target(phase),
@@ -343,7 +346,7 @@ impl World {
             }
             Effect::DeleteSource | Effect::Vacate => {
                 if let Some(source) = plan.and_then(|plan| self.source_of(plan)) {
-                    let grace = self.rng.u64(5..150);
+                    let grace = self.rng.u64(self.tempo.grace.clone());
                     self.delete_pod(source, grace);
                 }
             }
@@ -541,7 +544,7 @@ impl World {
             exchanges: [(EXCHANGE.to_owned(), Exchange { kind: "fanout".to_owned() })].into(),
             consumers: consumer.into_iter().collect(),
             totals: self.broker.totals(QUEUE),
-            service_rate: None,
+            service_rate: self.tempo.service_rate,
             control_queue: self.broker.counts(&control_queue(SOURCE)).is_some(),
             alarms: Vec::new(),
             transactions: Vec::new(),
