@@ -40,8 +40,10 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     let command = match Cli::parse().command {
-        Command::Simulate(args) => return simulate::run(&args),
-        Command::Replay(args) => return replay::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Simulate(args) => return Ok(told(simulate::run(&args))),
+        Command::Replay(args) => {
+            return Ok(told(replay::run(&args).map(|()| ExitCode::SUCCESS)));
+        }
         other => other,
     };
     logging();
@@ -61,6 +63,14 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// An error as one sentence: what these commands say is for people.
+fn told(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 /// Logs go to standard error; `RUST_LOG` chooses, `SHADOW_LOG=json` for machines.

@@ -80,14 +80,20 @@ fn by_key(recording: &Recording, back: bool, term: &Term) -> anyhow::Result<()> 
             }
             Key::Char('p') | Key::ArrowLeft | Key::ArrowUp => {
                 let event = cursor.back();
-                event.map_or("the beginning".to_owned(), |it| backward(cursor.happened() + 1, last, it))
+                event.map_or("the beginning".to_owned(), |it| {
+                    backward(cursor.happened() + 1, last, it)
+                })
             }
             Key::Char('g') => {
                 term.write_str("go to the millisecond: ")?;
                 match term.read_line()?.trim().parse() {
                     Ok(time) => {
                         cursor.go_to_time(time);
-                        format!("after {} of {last} events\n{}", cursor.happened(), everything(&cursor))
+                        format!(
+                            "after {} of {last} events\n{}",
+                            cursor.happened(),
+                            everything(&cursor)
+                        )
                     }
                     Err(_) => "write a number of milliseconds".to_owned(),
                 }

@@ -254,9 +254,9 @@ fn phases(steps: &[Span]) -> Vec<Span> {
 
 fn curve(lags: &[(u64, u64, u64)], completed: bool, total: u64) -> Vec<LagPoint> {
     let mut last = 0;
-    let mut lags = lags.iter().map(|&(at, source, copy)| {
-        (since_begin(at), if completed { copy } else { source })
-    });
+    let mut lags = lags
+        .iter()
+        .map(|&(at, source, copy)| (since_begin(at), if completed { copy } else { source }));
     let mut next = lags.next();
     let mut points = Vec::new();
     for point in 0..POINTS {

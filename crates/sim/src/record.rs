@@ -145,7 +145,10 @@ impl Event {
             }
             let is = picture.get(name);
             if is != before.as_ref() {
-                return Err(format!("{name:?} was {before:?}, says the line, but it was {is:?}"));
+                let value =
+                    |value: Option<&String>| value.map_or("absent".into(), |it| format!("{it:?}"));
+                let (said, is) = (value(before.as_ref()), value(is));
+                return Err(format!("{name:?} was {said}, says the line, but it was {is}"));
             }
         }
         Ok(())

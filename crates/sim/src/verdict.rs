@@ -223,3 +223,25 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
 fn sequential(world: &World) -> bool {
     world.scenario.owner == OwnerKind::StatefulSet
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mutant::MUTANTS;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn every_violation_is_of_an_invariant_and_most_invariants_can_be_violated() {
+        let mut numbers = BTreeSet::new();
+        for mutant in MUTANTS {
+            for seed in 0..300 {
+                let verdict = crate::run(Scenario::from_seed(seed), Some(mutant));
+                for (broken, why) in verdict.broken() {
+                    assert!(!broken.is_empty(), "seed {seed}, {mutant:?}: {why}");
+                    numbers.extend(broken);
+                }
+            }
+        }
+        assert!(numbers.is_superset(&[1, 2, 3, 6].into()), "{numbers:?}");
+    }
+}

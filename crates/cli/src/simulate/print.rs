@@ -32,9 +32,13 @@ fn write(out: &mut String, forecast: &Forecast) -> std::fmt::Result {
     }
     writeln!(out, "  {} in all", seconds(forecast.total_ms).trim())?;
     let pause = &forecast.pause;
-    writeln!(out, "\nPause: {} in which messages waited and no copy applied one", short(pause.for_ms))?;
+    writeln!(
+        out,
+        "\nPause: {} in which messages waited and no copy applied one",
+        short(pause.for_ms)
+    )?;
     for part in &pause.parts {
-        span(out, part.begin_ms, part.for_ms, &part.name)?;
+        writeln!(out, "{}{:>7} ms  {}", seconds(part.begin_ms), part.for_ms, part.name)?;
     }
     writeln!(out, "\nOldest message when it was applied: {}", short(forecast.max_age_ms))?;
     chart(out, &forecast.lag, forecast.total_ms)?;

@@ -10,8 +10,13 @@ pub fn micros(text: &str) -> Result<u64, String> {
 
 /// Bytes per second of `100MB/s`.
 pub fn bandwidth(text: &str) -> Result<u64, String> {
-    let units =
-        [("kB/s", 1_000), ("KB/s", 1_000), ("MB/s", 1_000_000), ("GB/s", 1_000_000_000), ("B/s", 1)];
+    let units = [
+        ("kB/s", 1_000),
+        ("KB/s", 1_000),
+        ("MB/s", 1_000_000),
+        ("GB/s", 1_000_000_000),
+        ("B/s", 1),
+    ];
     scaled(text, &units)
         .filter(|bytes| *bytes > 0)
         .ok_or_else(|| "write a bandwidth above 0, as 100MB/s or 1GB/s".to_owned())
@@ -44,7 +49,9 @@ mod tests {
         for wrong in ["", "2", "ms", "0ms", "61s", "-1ms", "1.ms.s", "99999999999999999999s"] {
             assert!(micros(wrong).is_err(), "{wrong}");
         }
-        for (text, bytes) in [("100MB/s", 100_000_000), ("12.5MB/s", 12_500_000), ("1GB/s", 1_000_000_000)] {
+        for (text, bytes) in
+            [("100MB/s", 100_000_000), ("12.5MB/s", 12_500_000), ("1GB/s", 1_000_000_000)]
+        {
             assert_eq!(bandwidth(text), Ok(bytes), "{text}");
         }
         for wrong in ["100", "0MB/s", "fast", "MB/s"] {

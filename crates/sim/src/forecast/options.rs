@@ -66,7 +66,8 @@ impl FaultAt {
     /// It happens at the step of this name.
     pub(super) fn is_at(&self, name: &str) -> bool {
         let asked = self.step.as_str();
-        name == asked || name.split_once('/').is_some_and(|(phase, step)| asked == phase || asked == step)
+        name == asked
+            || name.split_once('/').is_some_and(|(phase, step)| asked == phase || asked == step)
     }
 }
 
@@ -114,9 +115,12 @@ mod tests {
 
     #[test]
     fn a_step_is_found_by_its_phase_too() {
-        for (asked, found) in
-            [("cut-b", true), ("checkpointing", true), ("checkpointing/cut-b", true), ("cut", false)]
-        {
+        for (asked, found) in [
+            ("cut-b", true),
+            ("checkpointing", true),
+            ("checkpointing/cut-b", true),
+            ("cut", false),
+        ] {
             let fault = FaultAt { kind: WorldFault::Abort, step: asked.into() };
             assert_eq!(fault.is_at("checkpointing/cut-b"), found, "{asked}");
         }

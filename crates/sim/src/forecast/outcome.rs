@@ -68,8 +68,11 @@ impl Outcome {
             _ => (Result::Unfinished, None),
         };
         let invariants = (1..).zip(CLAIMS).map(|(number, claim)| {
-            let broken: Vec<&str> =
-                verdict.broken().filter(|(by, _)| by.contains(&number)).map(|(_, why)| why).collect();
+            let broken: Vec<&str> = verdict
+                .broken()
+                .filter(|(by, _)| by.contains(&number))
+                .map(|(_, why)| why)
+                .collect();
             let excuse = verdict.tally.as_ref().and_then(|tally| excuse(number, tally));
             let note = if broken.is_empty() { excuse } else { Some(broken.join("; ")) };
             Invariant { number, claim, holds: broken.is_empty(), note }

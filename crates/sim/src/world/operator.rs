@@ -241,7 +241,8 @@ impl World {
         }
         match outcome {
             Ok(archive) => {
-                let takes = if archive.is_some() { self.scenario.checkpoint } else { self.tempo.call };
+                let takes =
+                    if archive.is_some() { self.scenario.checkpoint } else { self.tempo.call };
                 self.operator.archive = archive.or_else(|| self.operator.archive.take());
                 self.operator.done += 1;
                 if self.operator.done == self.operator.todo.len() {

@@ -16,7 +16,10 @@ impl World {
         }
         let lock = if self.operator.session { "holds the lock" } else { "without the lock" };
         put("operator".into(), lock.into());
-        put("published".into(), self.published.iter().map(|&n| u64::from(n)).sum::<u64>().to_string());
+        put(
+            "published".into(),
+            self.published.iter().map(|&n| u64::from(n)).sum::<u64>().to_string(),
+        );
         put(format!("exchange {EXCHANGE} feeds"), self.broker.route(EXCHANGE).join(", "));
         let sources = self.broker.bindings(QUEUE).into_iter().map(|binding| binding.source);
         put(format!("queue {QUEUE} is bound to"), sources.collect::<Vec<_>>().join(", "));
