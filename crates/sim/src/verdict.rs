@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use shadow_protocol::names::control_queue;
 use shadow_protocol::phase::{Phase, PhaseName, State};
+use shadow_protocol::step::Step;
 
 use crate::application::Ledger;
 use crate::scenario::OwnerKind;
@@ -22,6 +23,8 @@ pub struct Verdict {
     pub calls: u32,
     /// The effects that were carried out, by name.
     pub effects: BTreeSet<&'static str>,
+    /// From which step the stored state went to which.
+    pub transitions: BTreeSet<(Step, Step)>,
     /// What must not be, a sentence each.
     pub violations: Vec<String>,
     /// What happened, if it was kept.
@@ -48,6 +51,7 @@ impl Verdict {
             at: world.now(),
             calls: world.calls(),
             effects: std::mem::take(&mut world.performed),
+            transitions: std::mem::take(&mut world.transitions),
             violations,
             log: std::mem::take(&mut world.log).into_lines(),
         }

@@ -180,7 +180,9 @@ impl World {
             return self.operate_in(1);
         }
         self.log.note(self.now, || step_of(&state.phase));
-        self.record.state = Some(state.clone());
+        if let Some(before) = self.record.state.replace(state.clone()) {
+            self.gone_on(before.phase.step(), state.phase.step());
+        }
         self.record.version += 1;
         self.at(1, Event::Reconcile);
         match fault {
