@@ -21,6 +21,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
     cargo(&["xtask", "crds", "--check"])?;
+    cargo(&["xtask", "docs", "--check"])?;
     cargo(&["xtask", "check-deps"])?;
     deny()?;
     cargo(&["xtask", "sim"])?;

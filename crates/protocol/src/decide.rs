@@ -239,7 +239,9 @@ fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now
     }
 }
 
-fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
+/// How long a state's promise may take to come true, in milliseconds, before the migration is given
+/// up, if it still can be; absent where nothing else could be done or progress is the bound.
+pub fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
     let limits = &settings.deadlines;
     match phase {
         Phase::Pending => Some(limits.preflight),
