@@ -32,10 +32,6 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         println!("{count:>9}  {end}");
     }
     show(&tally);
-    let unknown = tally.unknown();
-    for (from, to) in &unknown {
-        println!("{from} went to {to}, which is not in the protocol's table of transitions");
-    }
     let mut caught = Vec::new();
     for mutant in MUTANTS {
         let plans = campaign::caught(mutant, ENOUGH).map(|(plans, _)| plans);
@@ -63,7 +59,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         tally.failures.len(),
         path.display()
     );
-    let good = tally.failures.is_empty() && unknown.is_empty() && survivors == 0;
+    let good = tally.failures.is_empty() && survivors == 0;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -27,12 +27,6 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Transitions that are not in the protocol's table.
-    pub fn unknown(&self) -> Vec<(Step, Step)> {
-        let known = |&(from, to): &(Step, Step)| from.next().contains(&to);
-        self.transitions.iter().copied().filter(|made| !known(made)).collect()
-    }
-
     fn add(&mut self, scenario: Scenario, verdict: Verdict) {
         self.plans += 1;
         let end = match (verdict.phase, verdict.reason) {

@@ -37,6 +37,7 @@ impl Verdict {
         let state: Option<State> = world.state().cloned();
         let phase = state.as_ref().map(|state| &state.phase);
         if violations.is_empty() {
+            violations.extend(unknown(&world.transitions));
             violations.extend(unfinished(phase));
             violations.extend(left_over(&world, phase));
             violations.extend(lost_or_worse(&world, phase));
@@ -56,6 +57,12 @@ impl Verdict {
             log: std::mem::take(&mut world.log).into_lines(),
         }
     }
+}
+
+/// The protocol goes by its table of transitions.
+fn unknown(made: &BTreeSet<(Step, Step)>) -> impl Iterator<Item = String> {
+    let unknown = made.iter().filter(|(from, to)| !from.next().contains(to));
+    unknown.map(|(from, to)| format!("{from} went to {to}, which is not in the table"))
 }
 
 /// Invariant 6: Completed or rolled back.

@@ -125,65 +125,56 @@ pub fn transitions() -> String {
     text
 }
 
+/// Migrations that differ, and in what.
+type Samples = [(&'static str, Sample)];
+
 /// What every step does, looks at, and how long it may take: a table for each way.
 pub fn steps() -> anyhow::Result<Vec<(&'static str, String)>> {
-    let deployment = Owner::Deployment { replica_set: String::new(), deployment: String::new() };
-    let shadow = |mode, owner: &Owner| Sample::new(mode, Strategy::ShadowPod, owner.clone());
-    let both = |mode| {
-        anyhow::Ok(vec![
-            ("a Deployment's pod", shadow(mode, &deployment)?),
-            ("a bare pod", shadow(mode, &Owner::Bare)?),
+    let deployment = || Owner::Deployment { replica_set: String::new(), deployment: String::new() };
+    let beside = |mode| {
+        anyhow::Ok([
+            ("a Deployment's pod", Sample::new(mode, Strategy::ShadowPod, deployment())?),
+            ("a bare pod", Sample::new(mode, Strategy::ShadowPod, Owner::Bare)?),
         ])
     };
     let set = Owner::StatefulSet(String::new());
-    let mut back = Vec::new();
-    for (label, reached) in [("before cut B", Reached::CutA), ("after cut B", Reached::CutB)] {
-        let mut sample = shadow(ReplayMode::Cutoff, &Owner::Bare)?;
-        sample.reached = reached;
-        back.push((label, sample));
-    }
+    let sequential = [("", Sample::new(ReplayMode::Cutoff, Strategy::Sequential, set)?)];
+    let [mut before, mut after] = beside(ReplayMode::Cutoff)?;
+    (before.0, before.1.reached) = ("before cut B", Reached::CutA);
+    (after.0, after.1.reached) = ("after cut B", Reached::CutB);
     Ok(vec![
-        ("replay", table(Way::Replay, &both(ReplayMode::Cutoff)?)),
-        ("park", table(Way::Park, &both(ReplayMode::Park)?)),
-        (
-            "sequential",
-            table(
-                Way::Sequential,
-                &[("", Sample::new(ReplayMode::Cutoff, Strategy::Sequential, set)?)],
-            ),
-        ),
-        ("back", table(Way::Back, &back)),
+        ("replay", table(Way::Replay, &beside(ReplayMode::Cutoff)?)),
+        ("park", table(Way::Park, &beside(ReplayMode::Park)?)),
+        ("sequential", table(Way::Sequential, &sequential)),
+        ("back", table(Way::Back, &[before, after])),
     ])
 }
 
-/// The steps of a way. What differs between the samples is said of each.
-fn table(way: Way, samples: &[(&str, Sample)]) -> String {
+fn table(way: Way, samples: &Samples) -> String {
     let mut text =
         "| step | is done, in order | is looked at | deadline |\n|---|---|---|---|\n".to_owned();
     for &step in Step::ALL.iter().filter(|step| ways(**step).contains(&way)) {
-        let cell = |say: &dyn Fn(&Sample) -> String| {
-            let said: Vec<(&str, String)> =
-                samples.iter().map(|(label, sample)| (*label, say(sample))).collect();
-            match said.as_slice() {
-                [(_, first), rest @ ..] if rest.iter().all(|(_, other)| other == first) => {
-                    if first.is_empty() { "–".to_owned() } else { first.clone() }
-                }
-                several => several
-                    .iter()
-                    .map(|(label, words)| format!("*{label}:* {words}"))
-                    .collect::<Vec<_>>()
-                    .join("<br>"),
-            }
-        };
-        let _ = writeln!(
-            text,
-            "| {step} | {} | {} | {} |",
-            cell(&|sample| words::effects(&effects(&spec(), &sample.phase(step)))),
-            cell(&|sample| words::interest(interest(&sample.phase(step)))),
-            cell(&|sample| limit(step, &sample.phase(step))),
-        );
+        let done = cell(samples, |sample| words::effects(&effects(&spec(), &sample.phase(step))));
+        let seen = cell(samples, |sample| words::interest(interest(&sample.phase(step))));
+        let limit = cell(samples, |sample| limit(step, &sample.phase(step)));
+        let _ = writeln!(text, "| {step} | {done} | {seen} | {limit} |");
     }
     text
+}
+
+/// What is to be said of all samples, or of each where they differ.
+fn cell(samples: &Samples, say: impl Fn(&Sample) -> String) -> String {
+    let said: Vec<(&str, String)> =
+        samples.iter().map(|(label, sample)| (*label, say(sample))).collect();
+    let once: BTreeSet<&String> = said.iter().map(|(_, words)| words).collect();
+    match once.first() {
+        Some(words) if once.len() == 1 && words.is_empty() => "–".to_owned(),
+        Some(words) if once.len() == 1 => (*words).clone(),
+        _ => {
+            let each = said.iter().map(|(label, words)| format!("*{label}:* {words}"));
+            each.collect::<Vec<_>>().join("<br>")
+        }
+    }
 }
 
 /// How long the step may take, and what then, if the migration is not given up.
