@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy}
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use shadow_broker::Session;
-use shadow_protocol::effect::Effect;
+use shadow_protocol::effect::{Effect, EffectId};
 use shadow_protocol::observation::{Archive, Owner, Trouble};
 use shadow_protocol::phase::{Image, Phase, Plan};
 
@@ -76,16 +76,16 @@ fn exists(error: &kube::Error) -> bool {
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Hands<'_> {
-    /// Carries out one effect, within a limit.
-    pub async fn perform(&self, effect: &Effect) -> Result<Outcome, Trouble> {
+    /// Carries out one effect, within a limit. Done again, it bears the same ID.
+    pub async fn perform(&self, effect: &Effect, id: &EffectId) -> Result<Outcome, Trouble> {
         if matches!(
             effect,
             Effect::Lock | Effect::Topology(_) | Effect::Order(_) | Effect::Checkpoint
         ) {
             // The broker's adapter and the kubelet's client have limits of their own.
-            return Box::pin(self.carry_out(effect)).await;
+            return Box::pin(self.carry_out(effect, id)).await;
         }
-        let done = tokio::time::timeout(PATIENCE, Box::pin(self.carry_out(effect))).await;
+        let done = tokio::time::timeout(PATIENCE, Box::pin(self.carry_out(effect, id))).await;
         done.unwrap_or_else(|_| {
             let seconds = PATIENCE.as_secs();
             Err(Trouble {
@@ -96,9 +96,11 @@ impl Hands<'_> {
         })
     }
 
-    async fn carry_out(&self, effect: &Effect) -> Result<Outcome, Trouble> {
+    async fn carry_out(&self, effect: &Effect, id: &EffectId) -> Result<Outcome, Trouble> {
         match effect {
-            Effect::Lock | Effect::Topology(_) | Effect::Order(_) => self.at_broker(effect).await,
+            Effect::Lock | Effect::Topology(_) | Effect::Order(_) => {
+                self.at_broker(effect, id).await
+            }
             Effect::Checkpoint => self.checkpoint().await,
             Effect::PrePull => self.pre_pull().await,
             Effect::DeletePrePull => self.delete_pre_pull().await,
@@ -128,7 +130,7 @@ impl Hands<'_> {
         }
     }
 
-    async fn at_broker(&self, effect: &Effect) -> Result<Outcome, Trouble> {
+    async fn at_broker(&self, effect: &Effect, id: &EffectId) -> Result<Outcome, Trouble> {
         let session = self.session.ok_or_else(|| Trouble {
             reason: "BrokerUnreachable".to_owned(),
             message: "no connection to the broker".to_owned(),
@@ -137,7 +139,7 @@ impl Hands<'_> {
         let done = match effect {
             Effect::Lock => session.lock(self.lock.unwrap_or_default()).await,
             Effect::Topology(change) => session.apply(change).await,
-            Effect::Order(order) => session.order(order).await,
+            Effect::Order(order) => session.order(order, id).await,
             _ => Ok(()),
         };
         done.map(|()| Outcome::Done).map_err(|error| broker_trouble(&error))

@@ -18,6 +18,7 @@ use crate::phase::{CutStep, Evidence, Phase, PhaseName, State, SwitchStep, Undo}
 use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 use crate::time::Time;
 
+mod identity;
 mod lost;
 mod park;
 mod sequential;

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use shadow_protocol::broker::{
     Binding, Consumer, Counts, Emptiness, Order, Survey, Topology, Totals,
 };
+use shadow_protocol::effect::EffectId;
 use shadow_protocol::names::control_queue;
 
 use super::core::{
@@ -300,7 +301,7 @@ impl Session for MemorySession {
         self.leave(operation, fault)
     }
 
-    async fn order(&self, order: &Order) -> Result<(), Error> {
+    async fn order(&self, order: &Order, _: &EffectId) -> Result<(), Error> {
         let fault = self.enter(Operation::Order(order)).await?;
         self.publish(order).await?;
         self.leave(Operation::Order(order), fault)

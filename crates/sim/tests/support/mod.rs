@@ -17,6 +17,7 @@ use shadow_protocol::broker::{
     Totals,
 };
 use shadow_protocol::control::Control;
+use shadow_protocol::effect::EffectId;
 use shadow_protocol::names::control_queue;
 use shadow_protocol::spec::Settings;
 use shadow_protocol::time::Time;
@@ -200,7 +201,7 @@ impl Session for World {
         Ok(())
     }
 
-    async fn order(&self, order: &Order) -> Result<(), Error> {
+    async fn order(&self, order: &Order, _: &EffectId) -> Result<(), Error> {
         let to = match &order.control {
             Control::StartReplay { queue, .. } => queue.clone(),
             Control::EndReplay => Q.to_owned(),
