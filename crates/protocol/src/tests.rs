@@ -18,6 +18,7 @@ use crate::phase::{CutStep, Evidence, Phase, PhaseName, State, SwitchStep, Undo}
 use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 use crate::time::Time;
 
+mod asked;
 mod identity;
 mod lost;
 mod park;
@@ -154,7 +155,7 @@ fn obliging(phase: &Phase) -> Observation {
     let mut seen = Observation { acted: Some(Time(0)), ..preflight() };
     let ours = Pod { ours: true, ..pod("target", "worker-2", "c2") };
     match phase {
-        Phase::Pending => return preflight(),
+        Phase::Pending => return asked::asked(phase, preflight()),
         Phase::Checkpointing { plan, step } => {
             let names = &plan.names;
             broker.bindings = Some(match step {
@@ -196,7 +197,7 @@ fn obliging(phase: &Phase) -> Observation {
         Phase::Completed { .. } | Phase::Failed { .. } => {}
     }
     seen.broker = Some(broker);
-    seen
+    asked::asked(phase, seen)
 }
 
 /// Drives to the end; at step number `abort_at` the user aborts. Returns all states and effects.
