@@ -21,6 +21,7 @@ use crate::time::Time;
 mod asked;
 mod identity;
 mod lost;
+mod noticed;
 mod park;
 mod sequential;
 
@@ -130,8 +131,13 @@ fn preflight() -> Observation {
     }
 }
 
-/// What the world looks like when the promise of `phase` has come true.
+/// What the operator sees when the promise of `phase` has come true.
 fn obliging(phase: &Phase) -> Observation {
+    asked::asked(phase, everything(phase))
+}
+
+/// What the world looks like then.
+fn everything(phase: &Phase) -> Observation {
     let empty = Some(Counts { ready: 0, consumers: 0 });
     let consumed = Some(Counts { ready: 0, consumers: 1 });
     let mut broker = BrokerView {
@@ -155,7 +161,7 @@ fn obliging(phase: &Phase) -> Observation {
     let mut seen = Observation { acted: Some(Time(0)), ..preflight() };
     let ours = Pod { ours: true, ..pod("target", "worker-2", "c2") };
     match phase {
-        Phase::Pending => return asked::asked(phase, preflight()),
+        Phase::Pending => return preflight(),
         Phase::Checkpointing { plan, step } => {
             let names = &plan.names;
             broker.bindings = Some(match step {
@@ -197,7 +203,7 @@ fn obliging(phase: &Phase) -> Observation {
         Phase::Completed { .. } | Phase::Failed { .. } => {}
     }
     seen.broker = Some(broker);
-    asked::asked(phase, seen)
+    seen
 }
 
 /// Drives to the end; at step number `abort_at` the user aborts. Returns all states and effects.
@@ -359,33 +365,6 @@ fn after_the_commit_point_an_abort_changes_nothing() {
     for at in forward.len() - 3..forward.len() {
         let (states, _) = drive(Some(at));
         assert!(matches!(states.last().map(|s| &s.phase), Some(Phase::Completed { .. })));
-    }
-}
-
-#[test]
-fn a_late_message_takes_the_checkpoint_with_it() {
-    let (states, _) = drive(None);
-    let settings = Settings::default();
-    let late = Some(Counts { ready: 1, consumers: 0 });
-    for state in &states {
-        let mut seen = obliging(&state.phase);
-        if let Some(broker) = &mut seen.broker {
-            broker.s1 = late;
-        }
-        let decision = decide(&spec(), &settings, state, &seen, Time(state.since.0 + 1));
-        match &state.phase {
-            // The source is still there to take it: once more.
-            Phase::Checkpointing { step: CutStep::Quiesce(_) | CutStep::Freeze { .. }, .. } => {
-                assert!(matches!(
-                    decision.state.phase,
-                    Phase::Checkpointing { step: CutStep::Recall(_), .. }
-                ));
-            }
-            Phase::Transferring { .. } | Phase::Restoring { .. } | Phase::Replaying { .. } => {
-                assert!(matches!(decision.state.phase, Phase::Unwinding { .. }));
-            }
-            _ => {}
-        }
     }
 }
 
