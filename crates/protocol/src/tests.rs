@@ -19,6 +19,7 @@ use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 use crate::time::Time;
 
 mod asked;
+mod gates;
 mod identity;
 mod lost;
 mod noticed;
