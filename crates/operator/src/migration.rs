@@ -291,6 +291,7 @@ impl Migration {
                 session: self.memory.session.as_deref(),
                 lock: lock.as_deref(),
                 phase: &decision.state.phase,
+                since: decision.state.since,
             };
             let begun = Instant::now();
             let outcome = hands.perform(effect).await;
