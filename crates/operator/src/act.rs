@@ -228,6 +228,7 @@ impl Hands<'_> {
             reference: &format!("{}:{}", plan.repository, self.image_tag(plan)),
             container: &plan.container,
             image: &self.options.transfer_image,
+            attempts_within: self.options.protocol.deadlines.checkpoint / 1_000,
             registry_secret: self.options.registry_secret.as_deref(),
         });
         created(
