@@ -350,6 +350,20 @@ mod tests {
         assert!(matches!(error, Error::Failed { passing: true, .. }), "{error}");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_kubelet_that_stays_silent_is_asked_again() {
+        let silent = |request: http::Request<kube::client::Body>| {
+            let path = "/api/v1/nodes/worker-2/proxy/checkpoint/default/consumer-0/consumer";
+            assert_eq!(request.uri().path(), path);
+            assert_eq!(request.uri().query(), Some("timeout=30"));
+            std::future::pending::<Result<http::Response<kube::client::Body>, kube::Error>>()
+        };
+        let client = Client::new(tower::service_fn(silent), "default");
+        let error = checkpoint(&client, &at(), Duration::from_secs(30)).await.unwrap_err();
+        assert_eq!((error.reason(), error.is_passing()), ("CheckpointTimeout", true));
+        assert!(error.to_string().contains("no answer within 30 s"), "{error}");
+    }
+
     #[test]
     fn a_long_answer_keeps_its_end() {
         let answer = format!("{}CRIU failed", "x".repeat(2_000));
