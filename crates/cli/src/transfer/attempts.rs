@@ -19,13 +19,15 @@ fn parts(archive: &Path) -> Option<(&str, Timestamp)> {
 /// The archives next to `archive` of the same container, begun up to `within` before it. Others are
 /// somebody else's: of another container, or taken by hand.
 pub fn before(archive: &Path, within: Duration) -> Vec<PathBuf> {
-    let Some((of, begun)) = parts(archive) else { return Vec::new() };
+    // A bare name has no folder.
+    let Ok(archive) = std::path::absolute(archive) else { return Vec::new() };
+    let Some((of, begun)) = parts(&archive) else { return Vec::new() };
     let entries = archive.parent().and_then(|folder| std::fs::read_dir(folder).ok());
     let files = entries.into_iter().flatten().flatten().map(|entry| entry.path());
     let is_attempt = |file: &PathBuf| {
         parts(file).is_some_and(|(other, at)| {
             let earlier = Duration::try_from(begun.duration_since(at));
-            other == of && file != archive && earlier.is_ok_and(|earlier| earlier <= within)
+            other == of && *file != archive && earlier.is_ok_and(|earlier| earlier <= within)
         })
     };
     files.filter(is_attempt).collect()
