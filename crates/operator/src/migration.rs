@@ -292,6 +292,7 @@ impl Migration {
                 session: self.memory.session.as_deref(),
                 lock: lock.as_deref(),
                 phase: &decision.state.phase,
+                since: decision.state.since,
             };
             let begun = Instant::now();
             let id = EffectId::new(&spec.uid, &decision.state, self.memory.done);

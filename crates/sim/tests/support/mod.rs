@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use shadow_broker::{Connector, Error, Session, Target};
 use shadow_operator::Outside;
-use shadow_operator::registry::Registry;
+use shadow_operator::registry::{Registry, Unusable};
 use shadow_operator::settings::Options;
 use shadow_protocol::broker::{
     Binding, Consumer, Counts, Emptiness, Exchange, Order, Queue, QueueType, Survey, Topology,
@@ -96,7 +96,7 @@ impl Connector for World {
 }
 
 impl Registry for World {
-    fn ping<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
+    fn check<'a>(&'a self, _: &'a str, _: Option<&'a str>) -> BoxFuture<'a, Result<(), Unusable>> {
         Box::pin(async { Ok(()) })
     }
 }
