@@ -25,6 +25,7 @@ mod lost;
 mod noticed;
 mod park;
 mod sequential;
+mod way_back;
 
 const Q: &str = "app.events";
 

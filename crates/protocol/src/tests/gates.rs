@@ -57,14 +57,15 @@ fn next(state: &State, waited: u64, spoil: Spoil) -> String {
     }
 }
 
-fn set(seen: &mut Observation, queue: &str, ready: u64, consumers: u32) {
+pub(super) fn set(seen: &mut Observation, queue: &str, ready: u64, consumers: u32) {
     let broker = seen.broker.as_mut().expect("a broker");
     let counts = Some(Counts { ready, consumers });
     match queue {
         "Q" => broker.primary = counts,
         "S1" => broker.s1 = counts,
         "S2" => broker.s2 = counts,
-        _ => broker.park = counts,
+        "park" => broker.park = counts,
+        _ => broker.park2 = counts,
     }
 }
 
