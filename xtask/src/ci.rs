@@ -95,7 +95,7 @@ fn packages() -> anyhow::Result<()> {
 /// Licences, sources and banned crates. Advisories come from a database on the network, which a
 /// run that must always give the same answer leaves out: `cargo deny check advisories`.
 fn deny() -> anyhow::Result<()> {
-    let tools = shadow_e2e::root().join(format!("target/tools/cargo-deny-{CARGO_DENY}"));
+    let tools = shadow_lab::cache().join(format!("tools/cargo-deny-{CARGO_DENY}"));
     let program = tools.join("bin/cargo-deny");
     if !program.exists() {
         let root = tools.display().to_string();
