@@ -85,7 +85,7 @@ impl Workload {
         }
     }
 
-    /// Deploys consumer, producer and probe, one after the other, so that nothing is missed.
+    /// Deploys the consumer, then producer and probe, so that nothing is missed.
     pub async fn deploy(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let broker = cluster.lab.rabbitmq();
         let url =
@@ -113,14 +113,18 @@ impl Workload {
                 });
             })
             .await?;
-        cluster.wait_deployment("default", "producer").await?;
-        if self.probe {
+        let producer = cluster.wait_deployment("default", "producer");
+        let probe = async {
+            if !self.probe {
+                return Ok(());
+            }
             cluster.apply(&format!("{FOLDER}/probe.yaml"), |object| edit(object, |_| {})).await?;
             wait_for("the probe to be ready", Duration::from_mins(1), async || {
                 Ok(is_ready(&cluster.pod_of("probe").await?).then_some(()))
             })
-            .await?;
-        }
+            .await
+        };
+        tokio::try_join!(producer, probe)?;
         Ok(())
     }
 

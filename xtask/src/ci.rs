@@ -21,6 +21,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
     cargo(&["xtask", "crds", "--check"])?;
+    cargo(&["xtask", "docs", "--check"])?;
     cargo(&["xtask", "check-deps"])?;
     deny()?;
     cargo(&["xtask", "sim"])?;
@@ -94,7 +95,7 @@ fn packages() -> anyhow::Result<()> {
 /// Licences, sources and banned crates. Advisories come from a database on the network, which a
 /// run that must always give the same answer leaves out: `cargo deny check advisories`.
 fn deny() -> anyhow::Result<()> {
-    let tools = shadow_e2e::root().join(format!("target/tools/cargo-deny-{CARGO_DENY}"));
+    let tools = shadow_lab::cache().join(format!("tools/cargo-deny-{CARGO_DENY}"));
     let program = tools.join("bin/cargo-deny");
     if !program.exists() {
         let root = tools.display().to_string();

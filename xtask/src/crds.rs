@@ -31,7 +31,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// The first line in which two texts differ.
-fn first_difference(committed: &str, generated: &str) -> Option<String> {
+pub(crate) fn first_difference(committed: &str, generated: &str) -> Option<String> {
     if committed == generated {
         return None;
     }

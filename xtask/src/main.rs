@@ -4,6 +4,7 @@ mod check_deps;
 mod ci;
 mod crds;
 mod demo;
+mod docs;
 mod image;
 mod lab;
 mod sim;
@@ -26,6 +27,8 @@ enum Task {
     Lab(lab::Command),
     /// Write the resource definitions in config/crd from the types in crates/api
     Crds(crds::Arguments),
+    /// Write the tables and diagrams in the documents from the code
+    Docs(docs::Arguments),
     /// Check that the crates depend on each other inward only, and that protocol is pure
     CheckDeps,
     /// Move a live consumer between two real nodes while messages keep coming
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Task::Lab(command) => lab::run(command),
         Task::Crds(arguments) => crds::run(&arguments),
+        Task::Docs(arguments) => docs::run(&arguments),
         Task::CheckDeps => check_deps::run(),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Image(arguments) => image::run(&arguments),

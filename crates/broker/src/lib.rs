@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use shadow_protocol::broker::{
     Binding, Consumer, Counts, Emptiness, Order, Survey, Topology, Totals,
 };
+use shadow_protocol::effect::EffectId;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -79,8 +80,9 @@ pub trait Session: Send + Sync {
     /// Changes the topology; returns when the broker has done it.
     async fn apply(&self, change: &Topology) -> Result<(), Error>;
 
-    /// Publishes an order, persistent, mandatory and confirmed, on a connection of its own.
-    async fn order(&self, order: &Order) -> Result<(), Error>;
+    /// Publishes an order, persistent, mandatory and confirmed, on a connection of its own. Its
+    /// message ID is the effect's: the application may get it twice and can tell.
+    async fn order(&self, order: &Order, id: &EffectId) -> Result<(), Error>;
 
     /// Whether the broker proves that `queue` holds neither ready nor unacknowledged messages: one
     /// question, answered now. Three proofs, the first that applies (see `docs/handoff.md`, "Proof

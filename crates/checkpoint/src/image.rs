@@ -39,6 +39,16 @@ pub enum Error {
     Cancelled,
 }
 
+impl Error {
+    /// Whether another try may help.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Registry(error) => error.is_passing(),
+            Self::Archive(_) | Self::Cancelled => false,
+        }
+    }
+}
+
 /// A pushed image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PushReport {

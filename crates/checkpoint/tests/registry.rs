@@ -76,6 +76,7 @@ impl Rig {
 async fn suite(registry: SocketAddr) {
     let rig = Rig::before(registry).await;
     let client = rig.client().await;
+    client.may_push("team/checkpoints").await.unwrap();
     broken_uploads_are_repeated(&rig, &client).await;
     a_pushed_checkpoint_is_what_it_should_be(&rig, &client).await;
     nothing_is_sent_twice(&rig, &client).await;
@@ -211,6 +212,22 @@ async fn passing_failures_are_survived() {
     ]);
     let report = rig.push(&client).await.unwrap();
     assert!(client.manifest_exists(&report.image).await.unwrap());
+}
+
+#[tokio::test]
+async fn whether_one_may_push_is_found_out_without_a_trace() {
+    let double = Double::start(None).await;
+    let rig = Rig::before(double.address).await;
+    let client = rig.client().await;
+    double.misbehave([Fault::Begin(StatusCode::SERVICE_UNAVAILABLE)]);
+    client.may_push("team/checkpoints").await.unwrap();
+    assert_eq!((double.begun(), double.open()), (1, 0));
+    for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+        double.misbehave([Fault::Begin(status)]);
+        let error = client.may_push("team/checkpoints").await.unwrap_err();
+        assert!(matches!(error, Error::Auth { .. }), "{error}");
+    }
+    assert_eq!(double.begun(), 1, "a refusal is not tried again");
 }
 
 #[tokio::test]

@@ -55,7 +55,8 @@ pub async fn run(role: Role) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn stop() {
+/// Resolves on SIGTERM or Ctrl-C; from its first poll on, neither ends the process.
+pub async fn stop() {
     let terminate = async {
         match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
             Ok(mut signal) => {

@@ -2,17 +2,30 @@
 //!
 //! The transfer Job runs it on the node that has the archive, and the operator reads its one line of
 //! JSON from the pod's termination message.
+//!
+//! An archive is the memory of a process. Nobody else removes it, so it is removed however this ends:
+//! sent, given up, or stopped because the migration is rolled back. There is no second pod that would
+//! need it: what passes is tried again here.
+
+mod attempts;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
+use backon::{ExponentialBuilder, Retryable as _};
 use clap::Args;
 use serde_json::{Value, json};
-use shadow_checkpoint::{Client, Credentials, ImageRef, PushReport, push_checkpoint};
+use shadow_checkpoint::{Client, Credentials, ImageRef, PushReport, image, push_checkpoint};
+
+use crate::run::stop;
 
 /// The kubelet takes 4096 bytes of a termination message; quotes and backslashes double in JSON.
 const LONGEST_ERROR: usize = 1500;
+/// Attempts after the first, and the pause before the first of them; it doubles: half a minute in
+/// all, in which a registry can be started again. The source works meanwhile.
+const RETRIES: usize = 5;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What to send, and where.
 #[derive(Args)]
@@ -35,32 +48,69 @@ pub struct TransferArgs {
     /// Also write the result there, if the file exists.
     #[arg(long, default_value = "/dev/termination-log")]
     result_file: PathBuf,
-    /// Remove the archive when it has been sent.
+    /// Remove the archive in the end, whether it has been sent or not.
     #[arg(long)]
     remove: bool,
+    /// With --remove: also the archives of the same container that were begun up to so many seconds
+    /// before, by attempts whose answer was lost.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "remove")]
+    attempts_within: u32,
 }
 
 /// Sends the archive. The result, or the error, is one line of JSON on standard output.
 pub async fn run(args: TransferArgs) -> anyhow::Result<()> {
+    transfer(&args, PAUSE, stop()).await
+}
+
+async fn transfer(
+    args: &TransferArgs,
+    pause: Duration,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let sent = send(&args).await;
+    let sent = tokio::select! {
+        biased;
+        () = stop => Err(anyhow!("send {}: stopped by a signal", args.archive.display())),
+        sent = send_with_patience(args, pause) => sent,
+    };
     let line = match &sent {
         Ok(report) => result(report, begun.elapsed().as_secs_f64()),
         Err(error) => failure(error),
     };
     println!("{line}");
-    if args.result_file.exists() {
-        write(&args.result_file, &line)?;
+    let told = write(&args.result_file, &line);
+    // Only now: until the result is told, the archive is the only copy that anyone knows of.
+    if args.remove {
+        let within = Duration::from_secs(args.attempts_within.into());
+        let others = attempts::before(&args.archive, within);
+        for archive in std::iter::once(&args.archive).chain(&others) {
+            remove(archive);
+        }
     }
     sent?;
-    // Only now: until the result is told, the archive is the only copy that anyone knows of.
-    if args.remove
-        && let Err(error) = std::fs::remove_file(&args.archive)
-    {
-        // The image is there; another attempt at the whole would not help the archive away.
-        tracing::warn!(archive = %args.archive.display(), %error, "could not remove the archive");
+    told
+}
+
+/// Another attempt at the whole would not help an archive away.
+fn remove(archive: &Path) {
+    if let Err(error) = std::fs::remove_file(archive) {
+        tracing::warn!(archive = %archive.display(), %error, "could not remove the archive");
     }
-    Ok(())
+}
+
+async fn send_with_patience(args: &TransferArgs, pause: Duration) -> anyhow::Result<PushReport> {
+    let pauses = ExponentialBuilder::default().with_min_delay(pause).with_max_times(RETRIES);
+    (|| send(args))
+        .retry(pauses)
+        .when(is_passing)
+        .notify(|error, pause| tracing::warn!("{error:#}; trying again in {pause:?}"))
+        .await
+}
+
+/// Credentials that are refused stay refused.
+fn is_passing(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(shadow_checkpoint::Error::is_passing)
+        || error.downcast_ref().is_some_and(image::Error::is_passing)
 }
 
 async fn send(args: &TransferArgs) -> anyhow::Result<PushReport> {
@@ -96,15 +146,22 @@ fn failure(error: &anyhow::Error) -> Value {
     json!({ "error": text })
 }
 
+/// Writes the line into `file`, if there is one.
 fn write(file: &Path, line: &Value) -> anyhow::Result<()> {
+    if !file.exists() {
+        return Ok(());
+    }
     std::fs::write(file, line.to_string())
-        .map_err(|error| anyhow::anyhow!("write the result to {}: {error}", file.display()))
+        .map_err(|error| anyhow!("write the result to {}: {error}", file.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::Parser;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[derive(Parser)]
     struct Cli {
@@ -112,17 +169,20 @@ mod tests {
         args: TransferArgs,
     }
 
-    async fn transfer(archive: &Path, destination: &str, result: &Path) -> anyhow::Result<()> {
+    fn args(archive: &Path, destination: &str, result: &Path, more: &[&str]) -> TransferArgs {
         let (archive, result) = (archive.to_str().unwrap(), result.to_str().unwrap());
-        let line = ["transfer", archive, destination, "app", "--result-file", result, "--remove"];
-        run(Cli::try_parse_from(line).unwrap().args).await
+        let line = ["transfer", archive, destination, "app", "--result-file", result];
+        Cli::try_parse_from([&line, more].concat()).unwrap().args
+    }
+
+    async fn transfer(args: &TransferArgs) -> anyhow::Result<()> {
+        super::transfer(args, Duration::from_millis(1), std::future::pending()).await
     }
 
     #[tokio::test]
-    async fn a_failure_is_told_in_the_result_file_and_keeps_the_archive() {
+    async fn a_failure_is_told_in_the_result_file_and_the_archive_goes() {
         let folder = tempfile::tempdir().unwrap();
         let (archive, result) = (folder.path().join("a.tar"), folder.path().join("result"));
-        std::fs::write(&archive, "no archive").unwrap();
         for (destination, words) in [
             ("https://ms2m-agent:9443", "Direct transfer isn't part of this version"),
             ("registry:5000/checkpoints", "registry:5000/checkpoints:consumer-0"),
@@ -130,20 +190,84 @@ mod tests {
             // Port 1 on loopback: nothing listens there.
             ("127.0.0.1:1/checkpoints:a", "127.0.0.1:1: not reachable"),
         ] {
+            std::fs::write(&archive, "no archive").unwrap();
             std::fs::write(&result, "").unwrap();
-            assert!(transfer(&archive, destination, &result).await.is_err());
+            assert!(transfer(&args(&archive, destination, &result, &[])).await.is_err());
+            assert!(archive.exists(), "{destination}: kept without --remove");
+            let args = args(&archive, destination, &result, &["--remove"]);
+            assert!(transfer(&args).await.is_err());
             let line = std::fs::read_to_string(&result).unwrap();
             let line: Value = serde_json::from_str(&line).unwrap();
             assert!(line["error"].as_str().unwrap().contains(words), "{destination}: {line}");
+            assert!(!archive.exists(), "{destination}");
         }
-        assert!(archive.exists());
+    }
+
+    #[tokio::test]
+    async fn a_stop_removes_the_archive_and_what_lost_attempts_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |time: &str| {
+            folder.path().join(format!("checkpoint-consumer-0_shop-app-2026-11-23T{time}Z.tar"))
+        };
+        let (early, lost, archive) = (at("07:00:00"), at("08:00:00"), at("08:02:00"));
+        for file in [&early, &lost, &archive] {
+            std::fs::write(file, "memory").unwrap();
+        }
+        let result = folder.path().join("result");
+        let more = ["--remove", "--attempts-within=150"];
+        let args = args(&archive, "127.0.0.1:1/checkpoints:a", &result, &more);
+        let stopped = super::transfer(&args, PAUSE, std::future::ready(())).await;
+        assert!(stopped.unwrap_err().to_string().contains("stopped by a signal"));
+        assert!(!archive.exists() && !lost.exists());
+        assert!(early.exists(), "it is not of this checkpoint");
+    }
+
+    /// A registry that gives each request the next of `answers`, and counts them.
+    async fn registry(answers: &'static [&str]) -> (String, Arc<AtomicUsize>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let image = format!("{}/checkpoints:a", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let mut first = [0; 1024];
+                let read = socket.read(&mut first).await.unwrap_or(0);
+                // TLS is tried first.
+                let answer = if first[..read].starts_with(b"GET") {
+                    let before = count.fetch_add(1, Ordering::Relaxed);
+                    answers.get(before).or(answers.last()).unwrap()
+                } else {
+                    "400 not TLS"
+                };
+                let text =
+                    format!("HTTP/1.1 {answer}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+                let _ = socket.write_all(text.as_bytes()).await;
+            }
+        });
+        (image, asked)
+    }
+
+    #[tokio::test]
+    async fn what_passes_is_tried_again_and_a_refusal_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (archive, result) = (folder.path().join("a.tar"), folder.path().join("result"));
+        for (answers, asked, words) in [
+            (&["503 Busy"][..], 6, "503 Service Unavailable"),
+            (&["503 Busy", "403 Forbidden"][..], 2, "there are none, and it wants some"),
+            (&["401 Unauthorized"][..], 1, "there are none, and it wants some"),
+        ] {
+            let (image, counted) = registry(answers).await;
+            let error = transfer(&args(&archive, &image, &result, &[])).await.unwrap_err();
+            assert!(format!("{error:#}").contains(words), "{error:#}");
+            assert_eq!(counted.load(Ordering::Relaxed), asked, "{answers:?}");
+        }
     }
 
     #[tokio::test]
     async fn a_result_file_that_does_not_exist_is_not_made() {
         let folder = tempfile::tempdir().unwrap();
         let result = folder.path().join("result");
-        assert!(transfer(folder.path(), "checkpoints", &result).await.is_err());
+        assert!(transfer(&args(folder.path(), "checkpoints", &result, &[])).await.is_err());
         assert!(!result.exists());
     }
 

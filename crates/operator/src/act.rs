@@ -9,9 +9,10 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy}
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use shadow_broker::Session;
-use shadow_protocol::effect::Effect;
+use shadow_protocol::effect::{Effect, EffectId};
 use shadow_protocol::observation::{Archive, Owner, Trouble};
 use shadow_protocol::phase::{Image, Phase, Plan};
+use shadow_protocol::time::Time;
 
 use crate::cluster::Cluster;
 use crate::observe::{broker_trouble, chain};
@@ -23,6 +24,9 @@ use crate::{clock, kubelet, prepull};
 /// Grace of a deletion in seconds: with 0 the API server would not wait for the kubelet to confirm
 /// that the container is gone.
 const SHORTEST_GRACE: u32 = 1;
+/// Before a checkpoint is asked for again: the runtime may still be at one whose answer was lost, and
+/// two of them at a time would spoil each other's files.
+const RUNTIME_RESTS: Duration = Duration::from_secs(2);
 /// ReplicaSets delete the pod with the lowest cost first.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
@@ -48,6 +52,8 @@ pub struct Hands<'a> {
     pub lock: Option<&'a str>,
     /// Where the migration is.
     pub phase: &'a Phase,
+    /// Since when the present step runs.
+    pub since: Time,
 }
 
 fn kube_trouble(attempted: &str, object: &str, error: &kube::Error) -> Trouble {
@@ -76,16 +82,16 @@ fn exists(error: &kube::Error) -> bool {
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Hands<'_> {
-    /// Carries out one effect, within a limit.
-    pub async fn perform(&self, effect: &Effect) -> Result<Outcome, Trouble> {
+    /// Carries out one effect, within a limit. Done again, it bears the same ID.
+    pub async fn perform(&self, effect: &Effect, id: &EffectId) -> Result<Outcome, Trouble> {
         if matches!(
             effect,
             Effect::Lock | Effect::Topology(_) | Effect::Order(_) | Effect::Checkpoint
         ) {
             // The broker's adapter and the kubelet's client have limits of their own.
-            return Box::pin(self.carry_out(effect)).await;
+            return Box::pin(self.carry_out(effect, id)).await;
         }
-        let done = tokio::time::timeout(PATIENCE, Box::pin(self.carry_out(effect))).await;
+        let done = tokio::time::timeout(PATIENCE, Box::pin(self.carry_out(effect, id))).await;
         done.unwrap_or_else(|_| {
             let seconds = PATIENCE.as_secs();
             Err(Trouble {
@@ -96,9 +102,11 @@ impl Hands<'_> {
         })
     }
 
-    async fn carry_out(&self, effect: &Effect) -> Result<Outcome, Trouble> {
+    async fn carry_out(&self, effect: &Effect, id: &EffectId) -> Result<Outcome, Trouble> {
         match effect {
-            Effect::Lock | Effect::Topology(_) | Effect::Order(_) => self.at_broker(effect).await,
+            Effect::Lock | Effect::Topology(_) | Effect::Order(_) => {
+                self.at_broker(effect, id).await
+            }
             Effect::Checkpoint => self.checkpoint().await,
             Effect::PrePull => self.pre_pull().await,
             Effect::DeletePrePull => self.delete_pre_pull().await,
@@ -128,7 +136,7 @@ impl Hands<'_> {
         }
     }
 
-    async fn at_broker(&self, effect: &Effect) -> Result<Outcome, Trouble> {
+    async fn at_broker(&self, effect: &Effect, id: &EffectId) -> Result<Outcome, Trouble> {
         let session = self.session.ok_or_else(|| Trouble {
             reason: "BrokerUnreachable".to_owned(),
             message: "no connection to the broker".to_owned(),
@@ -137,7 +145,7 @@ impl Hands<'_> {
         let done = match effect {
             Effect::Lock => session.lock(self.lock.unwrap_or_default()).await,
             Effect::Topology(change) => session.apply(change).await,
-            Effect::Order(order) => session.order(order).await,
+            Effect::Order(order) => session.order(order, id).await,
             _ => Ok(()),
         };
         done.map(|()| Outcome::Done).map_err(|error| broker_trouble(&error))
@@ -163,16 +171,27 @@ impl Hands<'_> {
         })
     }
 
+    /// The source stands still, and nothing comes of a call but an archive: it can be made again. What
+    /// a call left whose answer was lost, the transfer Job removes.
     async fn checkpoint(&self) -> Result<Outcome, Trouble> {
         let plan = self.plan()?;
-        let client = &self.cluster.client;
-        let namespace = self.namespace();
-        let (node, pod) = (&plan.source_node, &plan.source_pod);
-        let done = kubelet::checkpoint(client, node, &namespace, pod, &plan.container).await;
+        let at = kubelet::Place {
+            node: plan.source_node.clone(),
+            namespace: self.namespace(),
+            pod: plan.source_pod.clone(),
+            container: plan.container.clone(),
+        };
+        let limit = self.options.protocol.deadlines.checkpoint;
+        let left = Duration::from_millis(limit.saturating_sub(clock::now().since(self.since)));
+        let patience = left.clamp(Duration::from_secs(1), kubelet::PATIENCE);
+        let done = kubelet::checkpoint(&self.cluster.client, &at, patience).await;
+        if done.as_ref().is_err_and(kubelet::Error::is_passing) {
+            tokio::time::sleep(RUNTIME_RESTS).await;
+        }
         done.map(Outcome::Checkpoint).map_err(|error| Trouble {
             reason: error.reason().to_owned(),
             message: error.to_string(),
-            permanent: true,
+            permanent: !error.is_passing(),
         })
     }
 
@@ -211,6 +230,7 @@ impl Hands<'_> {
             reference: &format!("{}:{}", plan.repository, self.image_tag(plan)),
             container: &plan.container,
             image: &self.options.transfer_image,
+            attempts_within: self.options.protocol.deadlines.checkpoint / 1_000,
             registry_secret: self.options.registry_secret.as_deref(),
         });
         created(

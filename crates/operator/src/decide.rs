@@ -1,12 +1,14 @@
 //! Decide: the object in the protocol's terms. The deciding itself is `shadow_protocol::decide`.
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 use shadow_api as api;
 use shadow_api::StatefulMigration;
 use shadow_broker::Target;
 use shadow_protocol::phase::{FORMAT_VERSION, State};
 use shadow_protocol::spec::{IdentitySwap, ReplayMode, Spec, Strategy, Transfer};
+
+use crate::observe::chain;
+use crate::secret;
 
 /// The object's spec as the protocol wants it.
 pub fn spec(object: &StatefulMigration) -> Spec {
@@ -82,16 +84,9 @@ pub async fn broker_target(
         Some(secret) => {
             let namespace = object.namespace().unwrap_or_default();
             let what = format!("Secret {namespace}/{} key {}", secret.name, secret.key);
-            let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-            let found = secrets
-                .get_opt(&secret.name)
+            secret::text(client, &namespace, &secret.name, &secret.key)
                 .await
-                .map_err(|error| invalid(&what, format!("can't be read: {error}")))?;
-            let found = found.ok_or_else(|| invalid(&what, "does not exist".to_owned()))?;
-            let value = found.data.unwrap_or_default().remove(&secret.key);
-            let value = value.ok_or_else(|| invalid(&what, "has no such key".to_owned()))?;
-            String::from_utf8(value.0)
-                .map_err(|_| invalid(&what, "is not text".to_owned()))?
+                .map_err(|error| invalid(&what, chain(&error)))?
                 .trim()
                 .to_owned()
         }

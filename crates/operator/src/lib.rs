@@ -21,6 +21,7 @@ pub mod problems;
 pub mod registry;
 mod report;
 mod revive;
+mod secret;
 pub mod settings;
 pub mod target_pod;
 pub mod transfer_job;

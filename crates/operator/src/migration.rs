@@ -14,6 +14,7 @@ use shadow_api::{MessageQueueConfig, StatefulMigration};
 use shadow_broker::{Connector, Session};
 use shadow_protocol::broker::Survey;
 use shadow_protocol::decide::{Decision, decide};
+use shadow_protocol::effect::EffectId;
 use shadow_protocol::names::lock_queue;
 use shadow_protocol::observation::{Archive, BrokerView, Observation, Trouble};
 use shadow_protocol::phase::{Phase, Plan, State};
@@ -291,10 +292,13 @@ impl Migration {
                 session: self.memory.session.as_deref(),
                 lock: lock.as_deref(),
                 phase: &decision.state.phase,
+                since: decision.state.since,
             };
             let begun = Instant::now();
-            let outcome = hands.perform(effect).await;
+            let id = EffectId::new(&spec.uid, &decision.state, self.memory.done);
+            let outcome = hands.perform(effect, &id).await;
             tracing::debug!(
+                %id,
                 effect = effect.name(),
                 millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
                 ok = outcome.is_ok(),

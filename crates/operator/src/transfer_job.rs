@@ -26,6 +26,8 @@ pub struct JobPlan<'a> {
     pub container: &'a str,
     /// Image with `shadow` in it.
     pub image: &'a str,
+    /// How long the attempts at the checkpoint may have taken before the last of them, in seconds.
+    pub attempts_within: u64,
     /// Secret of type `kubernetes.io/dockerconfigjson`.
     pub registry_secret: Option<&'a str>,
 }
@@ -40,6 +42,9 @@ pub fn job_name(migration: &StatefulMigration) -> String {
 /// The Job. It is root, because archives and their folder belong to root; as their owner it needs no
 /// capability to read and remove one. Of the host it sees nothing but the archives.
 ///
+/// One pod: it tries again itself, and removes the archive when it gives up or is stopped, which takes
+/// no time; a second one would find nothing to send.
+///
 /// It has no `ttlSecondsAfterFinished`: an operator that comes back late must find its result. The
 /// operator deletes it; with the migration's object it goes anyway.
 pub fn transfer_job(plan: &JobPlan) -> Job {
@@ -50,6 +55,7 @@ pub fn transfer_job(plan: &JobPlan) -> Job {
         plan.container.to_owned(),
         "--result-file=/dev/termination-log".to_owned(),
         "--remove".to_owned(),
+        format!("--attempts-within={}", plan.attempts_within),
     ];
     let mut mounts = vec![json!({ "name": "checkpoints", "mountPath": CHECKPOINTS })];
     let mut volumes = vec![json!({
@@ -76,7 +82,7 @@ pub fn transfer_job(plan: &JobPlan) -> Job {
             "ownerReferences": plan.migration.controller_owner_ref(&()).map(|owner| vec![owner]),
         },
         "spec": {
-            "backoffLimit": 2,
+            "backoffLimit": 0,
             "activeDeadlineSeconds": DEADLINE,
             "template": {
                 "metadata": { "labels": labels },
@@ -85,7 +91,7 @@ pub fn transfer_job(plan: &JobPlan) -> Job {
                     "restartPolicy": "Never",
                     "automountServiceAccountToken": false,
                     "enableServiceLinks": false,
-                    "terminationGracePeriodSeconds": 1,
+                    "terminationGracePeriodSeconds": 5,
                     "tolerations": [{ "operator": "Exists" }],
                     "containers": [{
                         "name": "transfer",
@@ -131,6 +137,7 @@ mod tests {
             reference: "r/ck:consumer-0",
             container: "app",
             image: "shadow:1",
+            attempts_within: 150,
             registry_secret: secret,
         })
     }
@@ -156,7 +163,7 @@ mod tests {
                 }]
             },
             "spec": {
-                "backoffLimit": 2,
+                "backoffLimit": 0,
                 "activeDeadlineSeconds": 600,
                 "template": {
                     "metadata": {"labels": labels},
@@ -165,7 +172,7 @@ mod tests {
                         "restartPolicy": "Never",
                         "automountServiceAccountToken": false,
                         "enableServiceLinks": false,
-                        "terminationGracePeriodSeconds": 1,
+                        "terminationGracePeriodSeconds": 5,
                         "tolerations": [{"operator": "Exists"}],
                         "containers": [{
                             "name": "transfer",
@@ -173,7 +180,8 @@ mod tests {
                             "args": [
                                 "transfer", "/var/lib/kubelet/checkpoints/a.tar",
                                 "r/ck:consumer-0", "app",
-                                "--result-file=/dev/termination-log", "--remove"
+                                "--result-file=/dev/termination-log", "--remove",
+                                "--attempts-within=150"
                             ],
                             "terminationMessagePolicy": "File",
                             "volumeMounts": [{

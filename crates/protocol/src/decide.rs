@@ -105,8 +105,8 @@ pub fn decide(
             let wake = (!state.phase.is_final()).then_some(wake);
             Decision { state: state.clone(), effects, wake, waiting }
         }
-        Next::Go(phase) => moved(spec, state.go(*phase, now)),
-        Next::Fail(failure) => moved(spec, state.go(give_up(&state.phase, failure), now)),
+        Next::Go(phase) => moved(spec, state, *phase, now),
+        Next::Fail(failure) => moved(spec, state, give_up(&state.phase, failure), now),
     }
 }
 
@@ -115,7 +115,10 @@ fn blind(phase: &Phase, seen: &Observation) -> bool {
     seen.broker.is_none() && *phase != Phase::Pending && !phase.is_final()
 }
 
-fn moved(spec: &Spec, state: State) -> Decision {
+fn moved(spec: &Spec, state: &State, phase: Phase, now: Time) -> Decision {
+    let (from, to) = (state.phase.step(), phase.step());
+    debug_assert!(from.next().contains(&to), "{from} may not go to {to}");
+    let state = state.go(phase, now);
     let effects = effects(spec, &state.phase);
     Decision { effects, wake: Some(0), waiting: String::new(), state }
 }
@@ -236,7 +239,9 @@ fn step(spec: &Spec, settings: &Settings, state: &State, seen: &Observation, now
     }
 }
 
-fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
+/// How long a state's promise may take to come true, in milliseconds, before the migration is given
+/// up, if it still can be; absent where nothing else could be done or progress is the bound.
+pub fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
     let limits = &settings.deadlines;
     match phase {
         Phase::Pending => Some(limits.preflight),

@@ -1,8 +1,11 @@
 //! What a state wants done. Every effect is idempotent: done twice, it is done once.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::broker::{Order, Topology};
+use crate::phase::State;
 
 /// One command to the world.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -51,6 +54,31 @@ pub enum Effect {
     Retire,
     /// Close the connections to the broker; the lock goes with them.
     CloseBroker,
+}
+
+/// What makes an effect the same one when it is done again: the migration, the step's number and
+/// the effect's place in it. It follows from the stored state alone, so that whoever goes on after
+/// a crash has the same; a step that is gone into anew has another number.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EffectId(String);
+
+impl EffectId {
+    /// The ID of the effect at `place` in the list that `state` wants done, for the migration with
+    /// this `uid`.
+    pub fn new(uid: &str, state: &State, place: usize) -> Self {
+        Self(format!("{uid}/{}/{place}", state.steps))
+    }
+
+    /// As text: `<uid>/<step>/<place>`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EffectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// The names of all effects.

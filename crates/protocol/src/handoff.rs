@@ -112,18 +112,13 @@ pub(crate) fn interest(step: &CutStep) -> Interest {
         CutStep::Install | CutStep::CutB { .. } => Interest { bindings: true, ..none },
         CutStep::CutA | CutStep::Return { .. } => Interest { primary: true, ..none },
         CutStep::Divert { .. } => Interest { primary: true, s1: true, ..none },
-        CutStep::Empty { .. } => Interest {
-            primary: true,
-            s1: true,
-            primary_empty: true,
-            bindings: true,
-            prepull: true,
-            ..none
-        },
+        CutStep::Empty { .. } => {
+            Interest { primary: true, primary_empty: true, bindings: true, prepull: true, ..none }
+        }
         CutStep::Drain(_) | CutStep::Recall(_) => Interest { s1: true, ..none },
         CutStep::Quiesce(_) => Interest { s1: true, park: true, s1_empty: true, ..none },
         CutStep::Freeze { .. } => Interest { s1: true, park: true, ..none },
-        CutStep::Continue { .. } => Interest { s1: true, s2: true, ..none },
+        CutStep::Continue { .. } => Interest { s2: true, ..none },
         CutStep::Park(step) => park::interest(step),
     }
 }

@@ -25,8 +25,10 @@ pub mod pending;
 pub mod phase;
 mod sequential;
 pub mod spec;
+pub mod step;
 mod switch;
 pub mod time;
+mod transitions;
 mod unwind;
 
 #[cfg(test)]

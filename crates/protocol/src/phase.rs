@@ -387,6 +387,9 @@ pub struct State {
     pub since: Time,
     /// Since when it is in this phase.
     pub phase_since: Time,
+    /// How many steps lie behind it.
+    #[serde(default)]
+    pub steps: u64,
     /// Milliseconds spent in the phases left behind.
     pub timings: BTreeMap<PhaseName, u64>,
 }
@@ -394,7 +397,13 @@ pub struct State {
 impl State {
     /// The state of a migration that nobody has looked at yet.
     pub fn new(now: Time) -> Self {
-        Self { phase: Phase::Pending, since: now, phase_since: now, timings: BTreeMap::new() }
+        Self {
+            phase: Phase::Pending,
+            since: now,
+            phase_since: now,
+            steps: 0,
+            timings: BTreeMap::new(),
+        }
     }
 
     /// The state after going to `phase` at `now`.
@@ -406,6 +415,7 @@ impl State {
             *timings.entry(self.phase.name()).or_default() += now.since(phase_since);
             phase_since = now;
         }
-        Self { phase, since: now, phase_since, timings }
+        let steps = self.steps.saturating_add(1);
+        Self { phase, since: now, phase_since, steps, timings }
     }
 }

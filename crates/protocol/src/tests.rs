@@ -18,9 +18,14 @@ use crate::phase::{CutStep, Evidence, Phase, PhaseName, State, SwitchStep, Undo}
 use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 use crate::time::Time;
 
+mod asked;
+mod gates;
+mod identity;
 mod lost;
+mod noticed;
 mod park;
 mod sequential;
+mod way_back;
 
 const Q: &str = "app.events";
 
@@ -128,8 +133,13 @@ fn preflight() -> Observation {
     }
 }
 
-/// What the world looks like when the promise of `phase` has come true.
+/// What the operator sees when the promise of `phase` has come true.
 fn obliging(phase: &Phase) -> Observation {
+    asked::asked(phase, everything(phase))
+}
+
+/// What the world looks like then.
+fn everything(phase: &Phase) -> Observation {
     let empty = Some(Counts { ready: 0, consumers: 0 });
     let consumed = Some(Counts { ready: 0, consumers: 1 });
     let mut broker = BrokerView {
@@ -357,33 +367,6 @@ fn after_the_commit_point_an_abort_changes_nothing() {
     for at in forward.len() - 3..forward.len() {
         let (states, _) = drive(Some(at));
         assert!(matches!(states.last().map(|s| &s.phase), Some(Phase::Completed { .. })));
-    }
-}
-
-#[test]
-fn a_late_message_takes_the_checkpoint_with_it() {
-    let (states, _) = drive(None);
-    let settings = Settings::default();
-    let late = Some(Counts { ready: 1, consumers: 0 });
-    for state in &states {
-        let mut seen = obliging(&state.phase);
-        if let Some(broker) = &mut seen.broker {
-            broker.s1 = late;
-        }
-        let decision = decide(&spec(), &settings, state, &seen, Time(state.since.0 + 1));
-        match &state.phase {
-            // The source is still there to take it: once more.
-            Phase::Checkpointing { step: CutStep::Quiesce(_) | CutStep::Freeze { .. }, .. } => {
-                assert!(matches!(
-                    decision.state.phase,
-                    Phase::Checkpointing { step: CutStep::Recall(_), .. }
-                ));
-            }
-            Phase::Transferring { .. } | Phase::Restoring { .. } | Phase::Replaying { .. } => {
-                assert!(matches!(decision.state.phase, Phase::Unwinding { .. }));
-            }
-            _ => {}
-        }
     }
 }
 

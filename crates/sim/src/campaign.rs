@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use shadow_protocol::phase::PhaseName;
+use shadow_protocol::step::Step;
 
 use crate::mutant::Mutant;
 use crate::run;
-use crate::scenario::{CALL_FAULTS, Fault, Scenario, WorldFault};
+use crate::scenario::{CALL_FAULTS, Fault, Scenario, WORLD_FAULTS, WorldFault};
 use crate::verdict::Verdict;
 
 /// What many runs came to.
@@ -19,6 +20,8 @@ pub struct Tally {
     pub ends: BTreeMap<String, u64>,
     /// The effects that were carried out, by name.
     pub effects: BTreeSet<&'static str>,
+    /// From which step a stored state went to which.
+    pub transitions: BTreeSet<(Step, Step)>,
     /// The scenarios in which something was violated.
     pub failures: Vec<Scenario>,
 }
@@ -32,17 +35,20 @@ impl Tally {
         };
         *self.ends.entry(end).or_default() += 1;
         self.effects.extend(verdict.effects);
+        self.transitions.extend(verdict.transitions);
         if !verdict.violations.is_empty() {
             self.failures.push(scenario);
         }
     }
 
-    fn join(&mut self, other: Tally) {
+    /// Adds what other runs came to.
+    pub fn join(&mut self, other: Tally) {
         self.plans += other.plans;
         for (end, count) in other.ends {
             *self.ends.entry(end).or_default() += count;
         }
         self.effects.extend(other.effects);
+        self.transitions.extend(other.transitions);
         self.failures.extend(other.failures);
     }
 }
@@ -66,8 +72,10 @@ pub fn plans(first: u64, count: u64) -> Tally {
         let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
         let mut all = Tally::default();
         for thread in threads {
-            if let Ok(tally) = thread.join() {
-                all.join(tally);
+            match thread.join() {
+                Ok(tally) => all.join(tally),
+                // A run that ends in the middle is no run without violations.
+                Err(panic) => std::panic::resume_unwind(panic),
             }
         }
         all
@@ -99,6 +107,42 @@ pub fn every_call_on_the_way_back(scenario: &Scenario, step: usize) -> Tally {
         tally.join(every_call(&scenario));
     }
     tally
+}
+
+/// How long after a step has begun things go wrong, in milliseconds: at once, and when its effects
+/// are done.
+const AFTER: [u64; 2] = [0, 20];
+
+/// Every kind of fault of the world at every step that `scenario` comes by and that is `wanted`, one
+/// at a time: generated from the steps themselves, as above.
+pub fn every_step(scenario: &Scenario, wanted: fn(Step) -> bool) -> Tally {
+    let mut tally = Tally::default();
+    for step in steps(scenario).into_iter().filter(|step| wanted(*step)) {
+        for fault in WORLD_FAULTS {
+            for after in AFTER {
+                let mut scenario = scenario.clone();
+                scenario.faults.push(Fault::Step(step, after, fault));
+                tally.add(scenario.clone(), run(scenario, None));
+            }
+        }
+    }
+    tally
+}
+
+/// The same on the way back, from each step at which the migration can be given up.
+pub fn every_step_on_the_way_back(scenario: &Scenario) -> Tally {
+    let mut tally = Tally::default();
+    for step in steps(scenario).into_iter().filter(|step| step.next().contains(&Step::UndoTarget)) {
+        let mut scenario = scenario.clone();
+        scenario.faults.push(Fault::Step(step, 1, WorldFault::Abort));
+        tally.join(every_step(&scenario, |step| step.phase() == Step::UndoTarget.phase()));
+    }
+    tally
+}
+
+/// The steps that `scenario` comes by.
+fn steps(scenario: &Scenario) -> BTreeSet<Step> {
+    run(scenario.clone(), None).transitions.into_iter().map(|(_, to)| to).collect()
 }
 
 /// The first of `most` seeds in whose scenario `mutant` violates something, and that scenario,

@@ -20,7 +20,7 @@ use crate::record::{Header, Recorder, Recording, VERSION};
 use crate::scenario::{Fault, OwnerKind, Scenario};
 use crate::tempo::{Durations, Pace, Tempo};
 use crate::verdict::Verdict;
-use crate::watch::{Watch, step_name};
+use crate::watch::Watch;
 use crate::world::{BEGIN, World};
 
 /// Points of the lag curve.
@@ -227,7 +227,7 @@ fn since_begin(at: u64) -> u64 {
 fn spans(stored: &[(u64, Phase)]) -> (Vec<Span>, u64) {
     let mut spans: Vec<Span> = Vec::new();
     for (at, phase) in stored {
-        let (name, begin_ms) = (step_name(phase), since_begin(*at));
+        let (name, begin_ms) = (phase.step().name().to_owned(), since_begin(*at));
         if let Some(before) = spans.last_mut() {
             before.for_ms = begin_ms - before.begin_ms;
             if before.name == name {

@@ -3,6 +3,7 @@
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 use shadow_protocol::spec::ReplayMode;
+use shadow_protocol::step::Step;
 
 use crate::application::Habits;
 
@@ -100,6 +101,8 @@ pub enum Fault {
     Call(u32, CallFault),
     /// At this time, in milliseconds since the migration began.
     World(u64, WorldFault),
+    /// So many milliseconds after the migration has gone into this step for the first time.
+    Step(Step, u64, WorldFault),
 }
 
 /// Everything a run depends on.

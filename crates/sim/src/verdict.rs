@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use shadow_protocol::names::control_queue;
 use shadow_protocol::phase::{Phase, PhaseName, State};
+use shadow_protocol::step::Step;
 
 use crate::application::Ledger;
 use crate::scenario::OwnerKind;
@@ -23,6 +24,8 @@ pub struct Verdict {
     pub calls: u32,
     /// The effects that were carried out, by name.
     pub effects: BTreeSet<&'static str>,
+    /// From which step the stored state went to which.
+    pub transitions: BTreeSet<(Step, Step)>,
     /// What must not be, a sentence each.
     pub violations: Vec<String>,
     /// What happened, if it was kept.
@@ -55,6 +58,7 @@ impl Verdict {
         let state: Option<State> = world.state().cloned();
         let phase = state.as_ref().map(|state| &state.phase);
         if violations.is_empty() {
+            violations.extend(unknown(&world.transitions));
             violations.extend(unfinished(phase));
             violations.extend(left_over(&world, phase));
             violations.extend(lost_or_worse(&world, phase));
@@ -70,6 +74,7 @@ impl Verdict {
             at: world.now(),
             calls: world.calls(),
             effects: std::mem::take(&mut world.performed),
+            transitions: std::mem::take(&mut world.transitions),
             violations,
             log: std::mem::take(&mut world.log).into_lines(),
             tally,
@@ -105,6 +110,12 @@ pub(crate) const TWO_COPIES: &str = "two copies consume";
 const LOST: &str = "messages are lost to";
 const DUPLICATED: &str = "duplicated,";
 const SURVIVES: &str = "survive";
+
+/// The protocol goes by its table of transitions.
+fn unknown(made: &BTreeSet<(Step, Step)>) -> impl Iterator<Item = String> {
+    let unknown = made.iter().filter(|(from, to)| !from.next().contains(to));
+    unknown.map(|(from, to)| format!("{from} went to {to}, which is not in the table"))
+}
 
 /// Invariant 6: Completed or rolled back.
 fn unfinished(phase: Option<&Phase>) -> Option<String> {

@@ -76,48 +76,9 @@ impl Watch {
     }
 }
 
-/// Name of a step as users see it: the phase, and the step if the phase has several.
-pub(crate) fn step_name(phase: &Phase) -> String {
-    let (phase, step) = match phase {
-        Phase::Checkpointing { step, .. } => ("checkpointing", format!("{step:?}")),
-        Phase::Restoring { step, .. } => ("restoring", format!("{step:?}")),
-        Phase::Finalizing { step, .. } => ("finalizing", format!("{step:?}")),
-        Phase::Unwinding { step, .. } => ("unwinding", format!("{step:?}")),
-        Phase::Failed { .. } => return "failed".to_owned(),
-        other => return other.name().as_str().to_lowercase(),
-    };
-    format!("{phase}/{}", kebab(&step))
-}
-
-/// `Park(Stop)` is `park-stop`; the facts that a step carries are left out.
-fn kebab(debug: &str) -> String {
-    let name = debug.strip_prefix("Park(").map_or(debug.to_owned(), |step| format!("Park{step}"));
-    let mut found = String::new();
-    for letter in name.chars().take_while(char::is_ascii_alphanumeric) {
-        if letter.is_ascii_uppercase() && !found.is_empty() {
-            found.push('-');
-        }
-        found.push(letter.to_ascii_lowercase());
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_step_is_named_without_its_facts() {
-        for (debug, name) in [
-            ("CutA", "cut-a"),
-            ("Divert { cut_a: Time(3) }", "divert"),
-            ("Park(Leave { parked: Time(3) })", "park-leave"),
-            ("Open(Some(Commit { at: Time(3) }))", "open"),
-        ] {
-            assert_eq!(kebab(debug), name);
-        }
-        assert_eq!(step_name(&Phase::Pending), "pending");
-    }
 
     #[test]
     fn a_pause_is_the_longest_wait_and_nobody_waits_for_what_is_not_there() {

@@ -14,6 +14,7 @@ use shadow_protocol::broker::Binding;
 use shadow_protocol::names::control_queue;
 use shadow_protocol::phase::{Phase, RestoreStep, State, SwitchStep};
 use shadow_protocol::spec::{IdentitySwap, Spec, Strategy, Transfer};
+use shadow_protocol::step::Step;
 
 use crate::application::{Ledger, Memory, Process, Surroundings};
 use crate::broker::{Broker, Message};
@@ -120,6 +121,8 @@ pub struct World {
     pub(crate) violations: Vec<String>,
     /// Effects carried out, by name.
     pub(crate) performed: BTreeSet<&'static str>,
+    /// From which step the record went to which.
+    pub(crate) transitions: BTreeSet<(Step, Step)>,
     pub(crate) log: Log,
     /// Who looks on, if anybody does.
     pub(crate) watch: Option<Box<Watch>>,
@@ -183,6 +186,7 @@ impl World {
             intruded: false,
             violations: Vec::new(),
             performed: BTreeSet::new(),
+            transitions: BTreeSet::new(),
             log,
             watch,
             scenario,

@@ -4,7 +4,7 @@ use anyhow::{Context, bail, ensure};
 use shadow_e2e::cluster::Cluster;
 use shadow_e2e::{in_lab, migrate, root};
 
-use crate::alone;
+use crate::{alone, with_operator};
 
 /// Each fixture's text, by its path.
 fn fixtures(folder: &str) -> anyhow::Result<Vec<(String, String)>> {
@@ -44,8 +44,7 @@ async fn judged(cluster: &Cluster, text: &str) -> anyhow::Result<anyhow::Result<
 fn the_api_server_accepts_the_good_and_names_the_field_of_the_bad() -> anyhow::Result<()> {
     let _alone = alone();
     in_lab(async {
-        let cluster = Cluster::connect().await?;
-        cluster.install_operator().await?;
+        let cluster = with_operator().await?;
         migrate::delete_all(&cluster).await?;
         for (file, text) in fixtures("good")? {
             judged(&cluster, &text).await?.with_context(|| format!("{file} is accepted"))?;

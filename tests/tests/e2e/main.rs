@@ -9,6 +9,7 @@ mod refusals;
 mod runtime;
 mod story;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,10 +30,23 @@ fn alone() -> MutexGuard<'static, ()> {
     LAB.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The operator runs as `config/` has it.
+async fn with_operator() -> anyhow::Result<Cluster> {
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    let cluster = Cluster::connect().await?;
+    // Once for all tests: what is installed stays the same, and a new pod takes its time.
+    if INSTALLED.load(Ordering::Relaxed) {
+        cluster.wait_deployment("ms2m-system", "shadow-operator").await?;
+    } else {
+        cluster.install_operator().await?;
+        INSTALLED.store(true, Ordering::Relaxed);
+    }
+    Ok(cluster)
+}
+
 /// A fresh workload under load, with the operator running.
 async fn deployed(workload: &Workload) -> anyhow::Result<Cluster> {
-    let cluster = Cluster::connect().await?;
-    cluster.install_operator().await?;
+    let cluster = with_operator().await?;
     migrate::delete_all(&cluster).await?;
     Workload::remove(&cluster).await?;
     workload.deploy(&cluster).await?;

@@ -26,6 +26,7 @@ async fn rolls_back(cluster: &Cluster, reason: &str, words: &[&str]) -> anyhow::
     for words in [&[named.as_str()], words].concat() {
         ensure!(text.contains(words), "says `{words}`, got: {text}");
     }
+    ensure!(!text.contains("--work-path"), "no command line in: {text}");
     assert_nothing_left(cluster).await?;
     let still = cluster.pod_of("consumer").await?;
     ensure!(still.uid() == source.uid(), "the source is the same pod");
@@ -49,7 +50,8 @@ fn a_process_that_criu_refuses_is_rolled_back_and_told() -> anyhow::Result<()> {
         let prelude = "import socket; held = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)";
         let workload = Workload { probe: false, prelude: Some(prelude), ..Workload::default() };
         let cluster = deployed(&workload).await?;
-        Box::pin(rolls_back(&cluster, "CheckpointFailed", &["CRIU"])).await
+        let words = ["failed: CRIU checkpointing failed", "sockets other than TCP"];
+        Box::pin(rolls_back(&cluster, "CheckpointFailed", &words)).await
     })
 }
 
@@ -94,7 +96,7 @@ fn a_node_whose_runtime_has_no_criu_is_rolled_back_and_told() -> anyhow::Result<
         let (here, _) = scenario::other_node(&cluster, &source)?;
         let without = WithoutCriu::on(&cluster.lab, &here)?;
         wait_for_runtime(&cluster, &here).await?;
-        let words = ["enable_criu_support"];
+        let words = ["checkpoint/restore support not available", "enable_criu_support = true"];
         let rolled_back = Box::pin(rolls_back(&cluster, "CheckpointUnsupported", &words)).await;
         drop(without);
         wait_for_runtime(&cluster, &here).await?;

@@ -5,7 +5,7 @@ use shadow_protocol::broker::{Binding, Order, QueueType, Topology};
 use shadow_protocol::control::Control;
 use shadow_protocol::names::control_queue;
 
-use super::{Case, Outcome, Stage, ensure, eventually};
+use super::{Case, Outcome, Stage, ensure, eventually, order_id};
 use crate::Error;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -23,7 +23,7 @@ async fn fence(stage: Stage) -> Outcome {
     deposed.lock(&lock).await?;
     deposed.lock(&lock).await?;
     let order = Order { pod, control: Control::EndReplay };
-    deposed.order(&order).await?;
+    deposed.order(&order, &order_id()).await?;
     deposed.apply(&Topology::DeclareSideQueue { name: side.clone() }).await?;
 
     let stranger = stage.session("other").await?;
@@ -45,10 +45,12 @@ async fn fence(stage: Stage) -> Outcome {
     ensure(deposed.apply(&late).await.is_err(), || "a late change succeeded".to_owned())?;
     ensure(deposed.counts(&side).await.is_err(), || "a late look succeeded".to_owned())?;
     ensure(deposed.emptiness(&side).await.is_err(), || "a late proof succeeded".to_owned())?;
-    ensure(deposed.order(&order).await.is_err(), || "a late order succeeded".to_owned())?;
+    ensure(deposed.order(&order, &order_id()).await.is_err(), || {
+        "a late order succeeded".to_owned()
+    })?;
     let bindings = successor.bindings(&side).await?;
     ensure(!bindings.contains(&binding), || "a late change was made".to_owned())?;
-    successor.order(&order).await?;
+    successor.order(&order, &order_id()).await?;
     for session in [&deposed, &stranger, &successor] {
         session.close().await;
     }

@@ -15,7 +15,7 @@ use super::plant::{Feed, KEY, Plant};
 use super::{
     Application, Case, Consumer, Failure, Habits, Ledger, Line, Load, Outcome, Rig, Stage,
 };
-use super::{ensure, eventually};
+use super::{ensure, eventually, order_id};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![Case { name: "killed_while_parking", run: |s| killed(s).boxed() }]
@@ -78,7 +78,7 @@ impl Operator {
     async fn send(&self, queue: &str) -> Result<(), Failure> {
         let control = Control::StartReplay { queue: queue.to_owned(), role: Role::Source };
         let order = Order { pod: self.pod.clone(), control };
-        Ok(self.plant.session.order(&order).await?)
+        Ok(self.plant.session.order(&order, &order_id()).await?)
     }
 
     /// Sends the source to `queue` and waits until it is there.

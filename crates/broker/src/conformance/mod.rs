@@ -12,6 +12,9 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use shadow_protocol::broker::{Binding, QueueType};
+use shadow_protocol::effect::EffectId;
+use shadow_protocol::phase::State;
+use shadow_protocol::time::Time;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -213,6 +216,11 @@ pub async fn run(rig: Arc<dyn Rig>, cases: Vec<Case>) -> (Vec<String>, usize) {
         Err(why) => format!("FAILED {name:<34} {:>5.1} s  {why}", took.as_secs_f64()),
     };
     (results.into_iter().map(line).collect(), failed)
+}
+
+/// An ID for an order of this suite.
+pub fn order_id() -> EffectId {
+    EffectId::new("conformance", &State::new(Time(0)), 0)
 }
 
 /// Fails with `claim` unless it holds.

@@ -7,7 +7,9 @@ use shadow_protocol::names::control_queue;
 
 use super::ledger::payload;
 use super::plant::{Feed, Plant};
-use super::{Case, Failure, Habits, Ledger, Outcome, PATIENCE, Stage, ensure, eventually};
+use super::{
+    Case, Failure, Habits, Ledger, Outcome, PATIENCE, Stage, ensure, eventually, order_id,
+};
 use crate::Session;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -172,10 +174,10 @@ async fn orders(stage: Stage) -> Outcome {
     let session = stage.session("orders").await?;
     let control = Control::StartReplay { queue: "side".to_owned(), role: Role::Source };
     let order = Order { pod, control };
-    let missing = session.order(&order).await;
+    let missing = session.order(&order, &order_id()).await;
     ensure(missing.is_err(), || "an order without a queue was accepted".to_owned())?;
     stage.rig.declare_queue(&queue, &QueueType::Classic).await?;
-    session.order(&order).await?;
+    session.order(&order, &order_id()).await?;
     let mut consumer = stage.rig.consumer(&queue, 1).await?;
     let next = tokio::time::timeout(PATIENCE, consumer.next()).await??;
     let text = next.map(|message| String::from_utf8(message.payload)).transpose()?;

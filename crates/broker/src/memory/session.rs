@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use shadow_protocol::broker::{
     Binding, Consumer, Counts, Emptiness, Order, Survey, Topology, Totals,
 };
+use shadow_protocol::effect::EffectId;
 use shadow_protocol::names::control_queue;
 
 use super::core::{
@@ -232,13 +233,11 @@ impl MemorySession {
             Published::Blocked => {
                 let mut changes = self.broker.changes();
                 let lifted = changes.wait_for(|()| !self.broker.state().core.alarm());
-                match tokio::time::timeout(DEADLINE, lifted).await {
-                    Ok(_) => Ok(()),
-                    Err(_) => {
-                        self.broker.with(|core| core.close_by_broker(self.publisher));
-                        Err(self.timeout(attempted()))
-                    }
+                if tokio::time::timeout(DEADLINE, lifted).await.is_err() {
+                    self.broker.with(|core| core.close_by_broker(self.publisher));
+                    return Err(self.timeout(attempted()));
                 }
+                Ok(())
             }
         }
     }
@@ -302,7 +301,7 @@ impl Session for MemorySession {
         self.leave(operation, fault)
     }
 
-    async fn order(&self, order: &Order) -> Result<(), Error> {
+    async fn order(&self, order: &Order, _: &EffectId) -> Result<(), Error> {
         let fault = self.enter(Operation::Order(order)).await?;
         self.publish(order).await?;
         self.leave(Operation::Order(order), fault)

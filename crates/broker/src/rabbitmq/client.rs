@@ -1,5 +1,6 @@
 //! AMQP connections and channels with deadlines, and their failures as [`Error`]s.
 
+use std::error::Error as StdError;
 use std::time::Duration;
 
 use lapin::tcp::OwnedTLSConfig;
@@ -64,7 +65,19 @@ impl Wire {
             let uri = self.address.uri();
             Connection::connect_uri_with_config(uri, properties, tls, runtime).await
         };
-        self.within(CONNECT_DEADLINE, &attempted, connecting).await
+        let connected = self.within(CONNECT_DEADLINE, &attempted, connecting).await;
+        connected.map_err(|error| match error {
+            // No later attempt would help.
+            Error::Unreachable { source, host, .. } if is_not_tls(source.as_ref()) => {
+                let what = "brokerUrl".to_owned();
+                let why = format!(
+                    "the broker does not speak TLS at {host}; use amqp:// or the port for TLS, \
+                     which is usually 5671"
+                );
+                Error::Invalid { what, why }
+            }
+            other => other,
+        })
     }
 
     /// Runs an AMQP operation with the usual deadline.
@@ -117,6 +130,21 @@ impl Wire {
             _ => Error::Unreachable { attempted, host, source: Box::new(error) },
         }
     }
+}
+
+/// Whether `error` says that the other side answered in something else than TLS. A wrong certificate
+/// is TLS.
+fn is_not_tls(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidMessage(_)) = error.downcast_ref::<rustls::Error>() {
+            return true;
+        }
+        // An I/O error's `source` skips the error that it wraps.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = wrapped.map(|wrapped| wrapped as &(dyn StdError + 'static)).or(error.source());
+    }
+    false
 }
 
 const ACCESS_REFUSED: u16 = 403;
@@ -211,10 +239,47 @@ impl Lease<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Target;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[test]
     fn auto_recovery_is_off() {
         let properties = format!("{:?}", properties("shadow/x", "1", Role::Topology));
         assert!(properties.contains("auto_recover: false"), "{properties}");
+    }
+
+    /// What connecting with `scheme` to a port comes to, where each connection gets `answer`.
+    async fn failure(scheme: &str, answer: &'static [u8]) -> (Error, String) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let _ = socket.read(&mut [0; 1024]).await;
+                let _ = socket.write_all(answer).await;
+            }
+        });
+        let target = Target { url: format!("{scheme}://{host}"), management_url: None };
+        let address = Address::parse(&target).unwrap();
+        let (name, session) = ("shadow/x".to_owned(), "1".to_owned());
+        let wire = Wire { address, ca: None, name, session };
+        (wire.connect(Role::Topology).await.unwrap_err(), host)
+    }
+
+    #[tokio::test]
+    async fn tls_to_a_plain_port_is_named_and_final() {
+        // RabbitMQ's answer to anything but AMQP.
+        let (error, host) = failure("amqps", b"AMQP\0\0\x09\x01").await;
+        assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+        let said = error.to_string();
+        let words = format!("brokerUrl: the broker does not speak TLS at {host}; use amqp://");
+        assert!(said.starts_with(&words), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_is_worth_another_try() {
+        for scheme in ["amqp", "amqps"] {
+            let (error, _) = failure(scheme, b"").await;
+            assert!(matches!(error, Error::Unreachable { .. }), "{scheme}: {error:?}");
+        }
     }
 }

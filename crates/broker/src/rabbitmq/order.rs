@@ -12,6 +12,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use shadow_protocol::broker::Order;
+use shadow_protocol::effect::EffectId;
 use shadow_protocol::names::control_queue;
 use tokio::sync::Mutex;
 
@@ -38,6 +39,7 @@ impl Publisher {
         wire: &Wire,
         management: &Management,
         order: &Order,
+        id: &EffectId,
     ) -> Result<(), Error> {
         let queue = control_queue(&order.pod);
         let attempted = format!("publishing an order to {queue:?}");
@@ -50,7 +52,7 @@ impl Publisher {
             Some(live) => live,
             None => connect(wire).await?,
         };
-        let published = publish(&channel, key, &payload);
+        let published = publish(&channel, key, id, &payload);
         match tokio::time::timeout(CONFIRM_DEADLINE, published).await {
             Err(_) => {
                 discard(wire, management).await?;
@@ -90,11 +92,13 @@ async fn connect(wire: &Wire) -> Result<(Connection, Channel), Error> {
 async fn publish(
     channel: &Channel,
     key: ShortString,
+    id: &EffectId,
     payload: &[u8],
 ) -> lapin::Result<Confirmation> {
     let properties = BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
-        .with_content_type("application/json".into());
+        .with_content_type("application/json".into())
+        .with_message_id(id.as_str().into());
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     channel.basic_publish("".into(), key, options, payload, properties).await?.await
 }

@@ -10,6 +10,7 @@ use lapin::{Channel, Connection};
 use shadow_protocol::broker::{
     Binding, Consumer, Counts, Emptiness, Order, Survey, Topology, Totals,
 };
+use shadow_protocol::effect::EffectId;
 use tokio::sync::Mutex;
 
 use super::address::Address;
@@ -202,13 +203,13 @@ impl Session for RabbitSession {
         self.change(change).await
     }
 
-    async fn order(&self, order: &Order) -> Result<(), Error> {
+    async fn order(&self, order: &Order, id: &EffectId) -> Result<(), Error> {
         if !self.alive() {
             // The publisher would connect anew: a deposed leader must not.
             let attempted = format!("ordering pod {:?}", order.pod);
             return Err(self.wire.failed(&attempted, "this session has lost its connection"));
         }
-        self.publisher.send(&self.wire, &self.management, order).await
+        self.publisher.send(&self.wire, &self.management, order, id).await
     }
 
     async fn emptiness(&self, queue: &str) -> Result<Emptiness, Error> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use shadow_broker::Error;
-use shadow_broker::conformance::{Failure, Outcome, Rig, Stage, ensure, eventually};
+use shadow_broker::conformance::{Failure, Outcome, Rig, Stage, ensure, eventually, order_id};
 use shadow_protocol::broker::{Emptiness, Order, QueueType, Topology};
 use shadow_protocol::control::Control;
 use shadow_protocol::names::control_queue;
@@ -40,7 +40,7 @@ pub async fn alarm(rig: RabbitRig, stage: Stage, command: &str) -> Outcome {
         ensure(held.is_err(), || "a publish was confirmed under an alarm".to_owned())?;
         drop((connection, channel));
         let begun = Instant::now();
-        let order = session.order(&Order { pod, control: Control::EndReplay }).await;
+        let order = session.order(&Order { pod, control: Control::EndReplay }, &order_id()).await;
         ensure(matches!(order, Err(Error::Timeout { .. })), || format!("the order: {order:?}"))?;
         let took = begun.elapsed();
         let binding = shadow_protocol::broker::Binding::plain("amq.fanout");

@@ -8,8 +8,12 @@ use futures::FutureExt as _;
 use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::Value;
-use shadow_broker::conformance::{Case, Failure, Load, Outcome, Rig, Stage, ensure, eventually};
-use shadow_protocol::broker::{Binding, QueueType, Topology};
+use shadow_broker::conformance::{
+    Case, Failure, Load, Outcome, Rig, Stage, ensure, eventually, order_id,
+};
+use shadow_protocol::broker::{Binding, Order, QueueType, Topology};
+use shadow_protocol::control::Control;
+use shadow_protocol::names::control_queue;
 
 use crate::rig::RabbitRig;
 
@@ -27,6 +31,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "quorum_refuses_if_unused", run: |s| if_unused(s).boxed() },
         Case { name: "returns_with_a_limit_keep_order", run: |s| returns(s).boxed() },
         Case { name: "policies_are_kept_off", run: |s| policies(s).boxed() },
+        Case { name: "an_order_sent_twice_bears_one_id", run: |s| identified(s).boxed() },
     ]
 }
 
@@ -275,4 +280,29 @@ async fn policies(stage: Stage) -> Outcome {
     raw.write(&policy, None).await?;
     session.close().await;
     Ok("a TTL of 1 ms and a length of 1 did not reach the side queue".to_owned())
+}
+
+/// A successor repeats what its predecessor may have done: the application can tell.
+async fn identified(stage: Stage) -> Outcome {
+    let pod = stage.name("pod");
+    let queue = control_queue(&pod);
+    stage.rig.remove(&[&queue], &[]).await?;
+    stage.rig.declare_queue(&queue, &QueueType::Classic).await?;
+    let order = Order { pod, control: Control::EndReplay };
+    for _ in 0..2 {
+        let session = stage.session("identified").await?;
+        session.order(&order, &order_id()).await?;
+        session.close().await;
+    }
+    let (_connection, channel) = rig()?.connect().await?;
+    let mut ids = Vec::new();
+    while let Some(got) =
+        channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true }).await?
+    {
+        ids.push(got.delivery.properties.message_id().clone().map(|id| id.to_string()));
+    }
+    stage.rig.remove(&[&queue], &[]).await?;
+    let expected = Some(order_id().to_string());
+    ensure(ids == [expected.clone(), expected], || format!("the message IDs are {ids:?}"))?;
+    Ok("in two sessions".to_owned())
 }

@@ -36,6 +36,16 @@ impl Client {
         Ok(self.head(&attempted, &path).await?.is_some())
     }
 
+    /// Whether the registry lets us push to `repository`: an upload is begun, and given up. Many
+    /// registries answer everyone and ask for credentials only here.
+    pub async fn may_push(&self, repository: &str) -> Result<(), Error> {
+        let attempted = format!("begin an upload to {repository}");
+        let place = retrying(|| self.begin_upload(&attempted, repository)).await?;
+        // Not every registry lets an upload be given up; they drop what does not go on.
+        let _ = self.transport.send(&attempted, Method::DELETE, place.as_str(), None).await;
+        Ok(())
+    }
+
     /// Sends a small blob, unless it is there.
     pub async fn ensure_blob(&self, repository: &str, content: &Bytes) -> Result<Blob, Error> {
         let blob = Blob::of(content);

@@ -15,6 +15,8 @@ use sha2::{Digest as _, Sha256};
 /// One misbehaviour; it is used up by the first request it fits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
+    /// The beginning of an upload is answered with this status.
+    Begin(StatusCode),
     /// The content of an upload is answered with this status.
     Upload(StatusCode),
     /// The content of an upload is taken, and never answered.
@@ -75,6 +77,11 @@ impl Double {
         self.contents.lock().unwrap().begun
     }
 
+    /// How many uploads were begun and neither finished nor given up.
+    pub fn open(&self) -> usize {
+        self.contents.lock().unwrap().uploads.len()
+    }
+
     /// Bytes of content received.
     pub fn received(&self) -> u64 {
         self.contents.lock().unwrap().received
@@ -114,6 +121,13 @@ async fn answer(State(double): State<Double>, request: Request) -> Response {
 async fn upload(double: &Double, place: Option<u64>, request: Request) -> Response {
     let digest = request.uri().query().and_then(|query| query.split_once("digest="));
     let digest = digest.map(|(_, digest)| digest.replace("%3A", ":"));
+    if let (Some(place), &Method::DELETE) = (place, request.method()) {
+        double.contents.lock().unwrap().uploads.remove(&place);
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    if let Some(Fault::Begin(status)) = double.fault(|fault| matches!(fault, Fault::Begin(_))) {
+        return status.into_response();
+    }
     let place = place.unwrap_or_else(|| {
         let mut contents = double.contents.lock().unwrap();
         contents.begun += 1;

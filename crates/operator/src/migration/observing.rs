@@ -5,14 +5,16 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use shadow_protocol::decide::interest;
 use shadow_protocol::names::{Names, control_queue, lock_queue};
-use shadow_protocol::observation::{BrokerView, Heir, Observation, Preflight};
+use shadow_protocol::observation::{BrokerView, Heir, Observation, Preflight, Trouble};
 use shadow_protocol::pending::target_name;
 use shadow_protocol::phase::{Phase, Plan, State};
 use shadow_protocol::spec::Spec;
 
 use super::Migration;
 use crate::decide as mapping;
-use crate::observe::{self, broker_trouble};
+use crate::observe::{self, broker_trouble, chain};
+use crate::registry::Unusable;
+use crate::secret;
 
 impl Migration {
     pub(super) async fn observe(&mut self, spec: &Spec, state: &State) -> Observation {
@@ -82,7 +84,10 @@ impl Migration {
         if !matches!(self.memory.registry, Some(Ok(())))
             && let Some(repository) = &spec.repository
         {
-            self.memory.registry = Some(self.context.registry.ping(repository).await);
+            match self.ask_registry(repository).await {
+                Ok(answer) => self.memory.registry = Some(answer),
+                Err(trouble) => self.memory.fail(trouble),
+            }
         }
         Preflight {
             nodes: observe::nodes(&self.context.cluster, source),
@@ -90,6 +95,40 @@ impl Migration {
             registry: self.memory.registry.clone(),
             survey: self.memory.survey.clone(),
             unready_siblings: 0,
+        }
+    }
+
+    /// Whether the registry takes what the transfer Job will send, with the credentials that the Job
+    /// will have. A refusal is this step's trouble: no later answer would be another.
+    async fn ask_registry(&self, repository: &str) -> Result<Result<(), String>, Trouble> {
+        let trouble = |reason: &str, message: String, permanent| Trouble {
+            reason: reason.to_owned(),
+            message,
+            permanent,
+        };
+        let namespace = self.object.namespace().unwrap_or_default();
+        let secret = self.context.options.registry_secret.as_deref();
+        let mut auth = None;
+        let mut whose = "the operator was started without --registry-secret".to_owned();
+        if let Some(secret) = secret {
+            let client = &self.context.cluster.client;
+            let key = ".dockerconfigjson";
+            whose =
+                format!("Secret {namespace}/{secret}, named by the operator's --registry-secret");
+            let found = secret::text(client, &namespace, secret, key).await;
+            auth = Some(found.map_err(|error| {
+                let passing = error.is_passing();
+                let reason = if passing { "ApiUnavailable" } else { "RegistrySecretInvalid" };
+                trouble(reason, format!("{whose}, key {key}: {}", chain(&error)), !passing)
+            })?);
+        }
+        match self.context.registry.check(repository, auth.as_deref()).await {
+            Ok(()) => Ok(Ok(())),
+            Err(Unusable::Unreachable(why)) => Ok(Err(why)),
+            Err(Unusable::Refused(why)) => {
+                let what = format!("checkpointImageRepository {repository} can't be pushed to");
+                Err(trouble("RegistryRefused", format!("{what}: {why} ({whose})"), true))
+            }
         }
     }
 

@@ -65,9 +65,8 @@ pub const FAULTS: [(&str, WorldFault); 13] = [
 impl FaultAt {
     /// It happens at the step of this name.
     pub(super) fn is_at(&self, name: &str) -> bool {
-        let asked = self.step.as_str();
-        name == asked
-            || name.split_once('/').is_some_and(|(phase, step)| asked == phase || asked == step)
+        let parts = || name.split('/');
+        name == self.step || parts().any(|part| part == self.step)
     }
 }
 

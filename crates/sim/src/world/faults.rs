@@ -1,6 +1,7 @@
 //! What goes wrong in the world at its own time.
 
 use shadow_protocol::phase::{Phase, RestoreStep, State, SwitchStep};
+use shadow_protocol::step::Step;
 
 use super::{Event, QUEUE, SOURCE, World};
 use crate::scenario::{Fault, WorldFault};
@@ -15,8 +16,23 @@ fn replacing(state: &State) -> bool {
 }
 
 impl World {
+    /// The record has gone from one step to another: what is planned for then will happen.
+    pub(super) fn gone_on(&mut self, from: Step, to: Step) {
+        let first = self.transitions.iter().all(|&(_, known)| known != to);
+        self.transitions.insert((from, to));
+        for (index, fault) in self.scenario.faults.clone().into_iter().enumerate() {
+            if let Fault::Step(step, after, _) = fault
+                && first
+                && step == to
+            {
+                self.at(after, Event::Fault(index));
+            }
+        }
+    }
+
     pub(super) fn fault(&mut self, index: usize) {
-        let Some(&Fault::World(_, fault)) = self.scenario.faults.get(index) else { return };
+        let planned = self.scenario.faults.get(index);
+        let Some(&(Fault::World(_, fault) | Fault::Step(_, _, fault))) = planned else { return };
         if self.operator.finished {
             return;
         }

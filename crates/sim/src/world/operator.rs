@@ -183,7 +183,9 @@ impl World {
         if let Some(watch) = &mut self.watch {
             watch.stored(self.now, &state.phase);
         }
-        self.record.state = Some(state.clone());
+        if let Some(before) = self.record.state.replace(state.clone()) {
+            self.gone_on(before.phase.step(), state.phase.step());
+        }
         self.record.version += 1;
         self.at(1, Event::Reconcile);
         match fault {

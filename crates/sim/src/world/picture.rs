@@ -2,7 +2,6 @@
 
 use super::{EXCHANGE, QUEUE, World};
 use crate::record::Picture;
-use crate::watch::step_name;
 
 impl World {
     /// Everything that a person would ask about, a line each.
@@ -12,7 +11,7 @@ impl World {
             picture.insert(key, value);
         };
         if let Some(state) = self.state() {
-            put("migration".into(), step_name(&state.phase));
+            put("migration".into(), state.phase.step().to_string());
         }
         let lock = if self.operator.session { "holds the lock" } else { "without the lock" };
         put("operator".into(), lock.into());

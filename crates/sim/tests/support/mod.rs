@@ -10,13 +10,14 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use shadow_broker::{Connector, Error, Session, Target};
 use shadow_operator::Outside;
-use shadow_operator::registry::Registry;
+use shadow_operator::registry::{Registry, Unusable};
 use shadow_operator::settings::Options;
 use shadow_protocol::broker::{
     Binding, Consumer, Counts, Emptiness, Exchange, Order, Queue, QueueType, Survey, Topology,
     Totals,
 };
 use shadow_protocol::control::Control;
+use shadow_protocol::effect::EffectId;
 use shadow_protocol::names::control_queue;
 use shadow_protocol::spec::Settings;
 use shadow_protocol::time::Time;
@@ -95,7 +96,7 @@ impl Connector for World {
 }
 
 impl Registry for World {
-    fn ping<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
+    fn check<'a>(&'a self, _: &'a str, _: Option<&'a str>) -> BoxFuture<'a, Result<(), Unusable>> {
         Box::pin(async { Ok(()) })
     }
 }
@@ -200,7 +201,7 @@ impl Session for World {
         Ok(())
     }
 
-    async fn order(&self, order: &Order) -> Result<(), Error> {
+    async fn order(&self, order: &Order, _: &EffectId) -> Result<(), Error> {
         let to = match &order.control {
             Control::StartReplay { queue, .. } => queue.clone(),
             Control::EndReplay => Q.to_owned(),

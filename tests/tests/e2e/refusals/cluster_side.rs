@@ -7,6 +7,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use shadow_e2e::cluster::wait_for;
 use shadow_e2e::in_lab;
+use shadow_e2e::migrate::{self, phase};
 use shadow_e2e::workload::Workload;
 use shadow_lab::Lab;
 
@@ -16,7 +17,7 @@ use crate::alone;
 /// A migration that must fail: the reason, words of its sentence, and what is wrong with it.
 struct Bad(&'static str, &'static str, fn(&mut Value));
 
-const BAD: [Bad; 13] = [
+const BAD: [Bad; 12] = [
     Bad("SourceNotFound", "source pod nobody does not exist", |m| {
         m["spec"]["sourcePod"] = json!("nobody");
     }),
@@ -38,10 +39,7 @@ const BAD: [Bad; 13] = [
     Bad("BrokerAccessRefused", "rabbitmq.default.svc", |m| {
         m["spec"]["messageQueueConfig"]["brokerSecretRef"]["name"] = json!("broker-wrong");
     }),
-    Bad("BrokerUnreachable", "rabbitmq.default.svc:5673", |m| {
-        broker_url(m, "amqp://rabbitmq.default.svc:5673/%2f");
-    }),
-    Bad("BrokerUnreachable", "rabbitmq.default.svc:5672", |m| {
+    Bad("BrokerConfigInvalid", "does not speak TLS at rabbitmq.default.svc:5672", |m| {
         broker_url(m, "amqps://nobody:wrong-password@rabbitmq.default.svc:5672/%2f");
     }),
     Bad("BrokerConfigInvalid", "no-such-secret", |m| {
@@ -73,17 +71,31 @@ fn bad_input_is_refused_with_a_reason_and_changes_nothing() -> anyhow::Result<()
     in_lab(async {
         let world = Untouched::deployed(&Workload::default()).await?;
         world.cluster.apply_object(wrong_secret()).await?;
-        for Bad(reason, words, spoil) in &BAD {
-            let mut manifest = world.manifest();
-            spoil(&mut manifest);
-            world.refuses(manifest, reason, words).await?;
-        }
+        // It is tried again and again: the others are refused meanwhile.
+        let mut manifest = world.manifest();
+        manifest["metadata"]["name"] = json!("move-nowhere");
+        broker_url(&mut manifest, "amqp://rabbitmq.default.svc:5673/%2f");
+        let words = "rabbitmq.default.svc:5673";
+        let nowhere = world.ends(manifest, "BrokerUnreachable", words, "; nothing was changed");
+        let others = async {
+            for Bad(reason, words, spoil) in &BAD {
+                let mut manifest = world.manifest();
+                spoil(&mut manifest);
+                world.refuses(manifest, reason, words).await?;
+            }
+            anyhow::Ok(())
+        };
+        let (nowhere, others) = tokio::join!(nowhere, others);
+        others?;
+        nowhere?;
+        world.goes_on().await.context("after BrokerUnreachable")?;
         world.cluster.kubectl(&["delete", "secret", "broker-wrong"], "")?;
         let mut manifest = world.manifest();
         manifest["spec"]["targetNode"] = json!(world.nodes.0);
         world.refuses(manifest, "TargetIsSource", "name another").await?;
         unschedulable(&world).await?;
-        locked_registry(&world).await
+        locked_registry(&world).await?;
+        registry_locked_meanwhile(&world).await
     })
 }
 
@@ -96,61 +108,84 @@ async fn unschedulable(world: &Untouched) -> anyhow::Result<()> {
     refused
 }
 
-/// A second registry, for which one needs a password.
-struct LockedRegistry<'a>(&'a Lab, Child);
+/// A second registry, open or for those with a password.
+struct OwnRegistry<'a>(&'a Lab, Child);
 
 const PORT: &str = "5055";
+const OPEN: &str = "";
+/// Nobody knows the password of the hash.
+const LOCKED: &str = "auth: {htpasswd: {realm: e2e, path: /run/e2e-htpasswd}}";
 
-impl<'a> LockedRegistry<'a> {
-    fn start(lab: &'a Lab) -> anyhow::Result<Self> {
-        // Nobody knows the password of this hash.
-        let script = "printf 'somebody:$2y$05$abcdefghijklmnopqrstuuFvIpJ0vRjS9b4mL4cV6PDDLyZPnXy2G\\n' \
-                      > /run/e2e-htpasswd && echo $$ > /run/e2e-registry.pid && exec docker-registry serve /etc/docker/registry/config.yml";
-        let addr = format!("REGISTRY_HTTP_ADDR=:{PORT}");
-        let argv = [
-            "env",
-            &addr,
-            "REGISTRY_AUTH_HTPASSWD_REALM=e2e",
-            "REGISTRY_AUTH_HTPASSWD_PATH=/run/e2e-htpasswd",
-            "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=/run/e2e-registry",
-            "sh",
-            "-c",
-            script,
-        ];
-        let mut command = lab.command("control", &argv)?;
+impl<'a> OwnRegistry<'a> {
+    /// Starts it and waits until it listens.
+    async fn start(lab: &'a Lab, doors: &str) -> anyhow::Result<Self> {
+        let script = format!(
+            "printf 'somebody:$2y$05$abcdefghijklmnopqrstuuFvIpJ0vRjS9b4mL4cV6PDDLyZPnXy2G\\n' \
+             > /run/e2e-htpasswd && printf '%s\\n' 'version: 0.1' 'http: {{addr: \":{PORT}\"}}' \
+             'storage: {{filesystem: {{rootdirectory: /run/e2e-registry}}}}' '{doors}' \
+             > /run/e2e-registry.yml && echo $$ > /run/e2e-registry.pid \
+             && exec docker-registry serve /run/e2e-registry.yml"
+        );
+        let mut command = lab.command("control", &["sh", "-c", &script])?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Self(lab, command.spawn().context("start a registry")?))
+        let registry = Self(lab, command.spawn().context("start a registry")?);
+        let address = registry.address();
+        wait_for("the second registry", Duration::from_secs(20), async || {
+            Ok(tokio::net::TcpStream::connect(&address).await.ok().map(drop))
+        })
+        .await?;
+        Ok(registry)
+    }
+
+    fn address(&self) -> String {
+        format!("{}:{PORT}", self.0.rabbitmq().host)
     }
 }
 
-impl Drop for LockedRegistry<'_> {
+impl Drop for OwnRegistry<'_> {
     fn drop(&mut self) {
         // The child only entered the machine; the registry is a process of its own there.
         let end = "kill $(cat /run/e2e-registry.pid); rm -rf /run/e2e-registry /run/e2e-*";
         if let Err(error) = self.0.exec("control", &["sh", "-c", end]) {
-            eprintln!("the locked registry lives on: {error}");
+            eprintln!("the second registry lives on: {error}");
         }
         let _ = self.1.wait();
     }
 }
 
-async fn locked_registry(world: &Untouched) -> anyhow::Result<()> {
-    let lab = &world.cluster.lab;
-    let _registry = LockedRegistry::start(lab)?;
-    let host = lab.rabbitmq().host;
-    let address = format!("{host}:{PORT}");
-    wait_for("the locked registry", Duration::from_secs(20), async || {
-        Ok(tokio::net::TcpStream::connect(&address).await.ok().map(drop))
-    })
-    .await?;
+fn to_registry(world: &Untouched, registry: &OwnRegistry) -> (Value, String) {
+    let address = registry.address();
     let mut manifest = world.manifest();
     manifest["spec"]["checkpointImageRepository"] = json!(format!("{address}/checkpoints"));
-    let folder = "/var/lib/kubelet/checkpoints";
-    // Only the transfer asks it to take something.
-    let words = format!("registry {address} can't be used with these credentials");
-    let failed = world.ends(manifest, "TransferFailed", &words, "; everything was undone").await;
-    // Known gap: an archive that was not sent stays on its node.
-    lab.exec(&world.nodes.0, &["find", folder, "-name", "checkpoint-consumer-*", "-delete"])?;
+    (manifest, format!("registry {address} can't be used with these credentials"))
+}
+
+async fn locked_registry(world: &Untouched) -> anyhow::Result<()> {
+    let registry = OwnRegistry::start(&world.cluster.lab, LOCKED).await?;
+    let (manifest, words) = to_registry(world, &registry);
+    world.refuses(manifest, "RegistryRefused", &words).await
+}
+
+/// It takes the transfer in the preflight, but no longer when there is a checkpoint: then this must
+/// not stay on its node.
+async fn registry_locked_meanwhile(world: &Untouched) -> anyhow::Result<()> {
+    let lab = &world.cluster.lab;
+    let open = OwnRegistry::start(lab, OPEN).await?;
+    let (manifest, words) = to_registry(world, &open);
+    let name = manifest["metadata"]["name"].as_str().context("a name")?.to_owned();
+    let failed = world.ends(manifest, "TransferFailed", &words, "; everything was undone");
+    let locked = async {
+        let all = migrate::migrations(&world.cluster);
+        wait_for("the preflight to be over", Duration::from_secs(30), async || {
+            Ok((phase(&all.get(&name).await?) == "Checkpointing").then_some(()))
+        })
+        .await?;
+        drop(open);
+        OwnRegistry::start(lab, LOCKED).await
+    };
+    let (failed, locked) = tokio::join!(failed, locked);
+    locked?;
     failed?;
+    // It looks for archives too.
     world.goes_on().await
 }

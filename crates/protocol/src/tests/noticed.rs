@@ -1,0 +1,185 @@
+//! What speaks against going on is noticed wherever it can still be acted on, by an operator that
+//! looks only where it is told to.
+
+use super::asked::asked;
+use super::{drive, everything, spec};
+use crate::broker::{Binding, Counts};
+use crate::decide::{decide, effects};
+use crate::effect::Effect;
+use crate::observation::{BrokerView, Observation};
+use crate::phase::{CutStep, Phase, Reached, RestoreStep, State, SwitchStep};
+use crate::spec::Settings;
+use crate::time::Time;
+
+/// What becomes of `state` when `spoil` has happened to the broker.
+fn spoilt(state: &State, spoil: impl FnOnce(&mut BrokerView)) -> Phase {
+    let mut seen = everything(&state.phase);
+    spoil(seen.broker.as_mut().expect("a broker"));
+    let seen = asked(&state.phase, seen);
+    let soon = Time(state.since.0 + 1);
+    decide(&spec(), &Settings::default(), state, &seen, soon).state.phase
+}
+
+/// The states on the way forward that are given up for `reason`.
+fn given_up(reason: &str, spoil: impl Fn(&mut BrokerView)) -> Vec<Phase> {
+    let (states, _) = drive(None);
+    let mut found = Vec::new();
+    for state in states.iter().filter(|state| state.phase != Phase::Pending) {
+        if let Phase::Unwinding { failure, .. } = spoilt(state, &spoil) {
+            assert_eq!(failure.reason, reason, "{:?}", state.phase);
+            found.push(state.phase.clone());
+        }
+    }
+    found
+}
+
+/// The checkpoint is taken, and the source is not on its way out.
+fn between_checkpoint_and_commit(phase: &Phase) -> bool {
+    matches!(
+        phase,
+        Phase::Transferring { .. }
+            | Phase::Restoring { .. }
+            | Phase::Replaying { .. }
+            | Phase::Finalizing { step: SwitchStep::Open(_) | SwitchStep::Overlap(_), .. }
+    )
+}
+
+fn forward(wanted: impl Fn(&Phase) -> bool) -> Vec<Phase> {
+    let (states, _) = drive(None);
+    states.into_iter().map(|state| state.phase).filter(wanted).collect()
+}
+
+#[test]
+fn a_late_message_takes_the_checkpoint_with_it() {
+    let late = |broker: &mut BrokerView| broker.s1 = Some(Counts { ready: 1, consumers: 0 });
+    assert_eq!(given_up("LateDelivery", late), forward(between_checkpoint_and_commit));
+    let (states, _) = drive(None);
+    for state in &states {
+        let at = &state.phase;
+        let quiet = matches!(
+            at,
+            Phase::Checkpointing { step: CutStep::Quiesce(_) | CutStep::Freeze { .. }, .. }
+        );
+        // The source is still there to take it: once more.
+        let recalled =
+            matches!(spoilt(state, late), Phase::Checkpointing { step: CutStep::Recall(_), .. });
+        assert_eq!(recalled, quiet, "{at:?}");
+    }
+}
+
+#[test]
+fn a_source_that_was_cut_off_may_have_strayed() {
+    let cut_off = |broker: &mut BrokerView| broker.connected = Some(false);
+    assert_eq!(given_up("ConnectionLost", cut_off), forward(between_checkpoint_and_commit));
+}
+
+#[test]
+fn a_second_consumer_takes_what_is_the_targets() {
+    let crowd = |broker: &mut BrokerView| broker.primary = Some(Counts { ready: 0, consumers: 2 });
+    let wanted = |phase: &Phase| {
+        between_checkpoint_and_commit(phase) && !matches!(phase, Phase::Transferring { .. })
+    };
+    let mut found = given_up("ForeignConsumer", crowd);
+    // Before cut B it is a foreign consumer, too.
+    found.retain(|phase| !matches!(phase, Phase::Checkpointing { .. }));
+    assert_eq!(found, forward(wanted));
+}
+
+#[test]
+fn a_binding_that_is_none_of_ours_is_noticed_until_cut_b() {
+    let bind = |broker: &mut BrokerView| {
+        broker.bindings.get_or_insert_default().push(Binding::plain("other"));
+    };
+    let wanted = |phase: &Phase| {
+        matches!(
+            phase,
+            Phase::Checkpointing {
+                step: CutStep::Install | CutStep::Empty { .. } | CutStep::CutB { .. },
+                ..
+            }
+        )
+    };
+    assert_eq!(given_up("ForeignBinding", bind), forward(wanted));
+}
+
+#[test]
+fn nothing_is_done_without_a_look_at_the_broker() {
+    let (states, _) = drive(None);
+    for state in &states {
+        let blind = Observation { broker: None, acted: None, ..everything(&state.phase) };
+        let decision = decide(&spec(), &Settings::default(), state, &blind, state.since);
+        let careless = state.phase == Phase::Pending || state.phase.is_final();
+        let wanted = effects(&spec(), &state.phase);
+        if careless {
+            assert_eq!(decision.effects, wanted);
+        } else if decision.state == *state && !wanted.is_empty() {
+            assert_eq!((decision.effects, decision.wake), (vec![], Some(100)), "{:?}", state.phase);
+        }
+        let sighted = Observation { acted: None, ..everything(&state.phase) };
+        let decision = decide(&spec(), &Settings::default(), state, &sighted, state.since);
+        if decision.state == *state {
+            assert_eq!(decision.effects, wanted, "{:?}", state.phase);
+        }
+        let acted = Observation { broker: None, ..everything(&state.phase) };
+        let decision = decide(&spec(), &Settings::default(), state, &acted, state.since);
+        if decision.state == *state {
+            assert_eq!(decision.effects, [], "done already: {:?}", state.phase);
+        }
+    }
+}
+
+#[test]
+fn how_far_the_handoff_had_come_decides_about_the_way_back() {
+    let (states, _) = drive(None);
+    for state in &states {
+        let mut wish = spec();
+        wish.abort = true;
+        let seen = everything(&state.phase);
+        let next = decide(&wish, &Settings::default(), state, &seen, state.since).state.phase;
+        let Phase::Unwinding { reached, .. } = next else { continue };
+        let wanted = match &state.phase {
+            Phase::Checkpointing { step: CutStep::Install, .. } => Reached::Installed,
+            Phase::Checkpointing {
+                step: CutStep::CutA | CutStep::Divert { .. } | CutStep::Empty { .. },
+                ..
+            } => Reached::CutA,
+            _ => Reached::CutB,
+        };
+        assert_eq!(reached, wanted, "{:?}", state.phase);
+    }
+}
+
+#[test]
+fn the_queue_is_fed_through_the_gate_before_its_own_bindings_go() {
+    let (states, _) = drive(None);
+    let install = states
+        .iter()
+        .find(|state| matches!(state.phase, Phase::Checkpointing { step: CutStep::Install, .. }));
+    let state = install.expect("reached");
+    let names: Vec<&str> = effects(&spec(), &state.phase).iter().map(Effect::name).collect();
+    assert_eq!(
+        names,
+        [
+            &["pre-pull"][..],
+            &["declare-exchange"; 3],
+            &["declare-side-queue"; 3],
+            &["bind-queue"; 4],
+            &["bind-exchange", "unbind-queue"],
+        ]
+        .concat()
+    );
+}
+
+#[test]
+fn the_target_is_created_once() {
+    let (states, _) = drive(None);
+    let beside = states
+        .iter()
+        .find(|state| matches!(state.phase, Phase::Restoring { step: RestoreStep::Beside, .. }));
+    let state = beside.expect("reached");
+    let successor =
+        Observation { own: false, acted: None, target: None, ..everything(&state.phase) };
+    let decision = decide(&spec(), &Settings::default(), state, &successor, state.since);
+    let Phase::Unwinding { failure, .. } = decision.state.phase else { panic!("created again") };
+    assert_eq!(failure.reason, "TargetLost");
+}
