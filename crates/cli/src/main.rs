@@ -29,8 +29,9 @@ enum Command {
     ///
     /// Needs no cluster. It is a prediction: the real protocol with the operator's own settings, run
     /// against a simulated broker and cluster. How long the checkpoint, its transfer and the
-    /// restore take was measured on a two-node lab with a checkpoint of 15 MB and 60 messages a
-    /// second, and is extrapolated by size and bandwidth; a busy cluster takes longer.
+    /// restore take was fitted to ten migrations on a two-node lab, with a checkpoint of 15 MB and
+    /// 60 messages a second. How they grow with size and bandwidth is assumed; a busy cluster takes
+    /// longer.
     Simulate(simulate::SimulateArgs),
     /// Step through a run that `shadow simulate --log` recorded, forwards and backwards.
     Replay(replay::ReplayArgs),

@@ -21,9 +21,10 @@ fn options() -> Options {
 }
 
 /// Ten migrations on the lab, checkpoint of 15 MB, 60 messages a second: from the least that was
-/// measured to the most, a tenth added at both ends.
+/// measured to the most, a tenth added at both ends. The durations were fitted to these ten, so this
+/// keeps the fit and proves nothing of other loads.
 #[test]
-fn at_sixty_messages_a_second_it_is_what_the_lab_measured() {
+fn at_sixty_messages_a_second_it_fits_what_the_lab_measured() {
     for seed in 1..=10 {
         let found = forecast(&Options { seed, ..options() }).unwrap();
         let near = |what: &str, millis: u64, least: u64, most: u64| {
