@@ -6,7 +6,7 @@
 //! | race | call |
 //! |---|---|
 //! | when a delivery reaches its consumer | [`Broker::take`] |
-//! | when publishes that are routed already arrive | [`Broker::publish_trailing`], [`Broker::flush`] |
+//! | when publishes that are routed already arrive | [`Broker::publish_trailing`], [`Broker::flush`], [`Broker::flush_into`] |
 //! | when a transaction arrives | [`Broker::commit`] |
 //! | which statistics the management API shows | [`Broker::emit`], [`Broker::collect`], [`Broker::advance`] |
 //! | when a quorum queue can't be asked | [`Broker::set_blind`] |

@@ -85,7 +85,8 @@ impl Refusal {
         }
     }
 
-    pub(super) fn no_queue(name: &str) -> Self {
+    /// There is no such queue.
+    pub fn no_queue(name: &str) -> Self {
         Self::NotFound { object: Object::Queue, name: name.into() }
     }
 

@@ -66,7 +66,7 @@ fn a_restart_keeps_what_is_durable() {
     bench.broker.publish_trailing(bench.client, run_to("", "q", 9..=9)).unwrap();
     bench.broker.restart();
     assert!(!bench.broker.connected(bench.client));
-    assert_eq!(bench.broker.trailing().next(), None);
+    assert_eq!(bench.broker.unconfirmed().next(), None);
     assert_eq!(bench.broker.counts("p"), None);
     assert_eq!(bench.broker.destinations(EXCHANGE), [queue("q")]);
     assert_eq!((bench.ready("q"), bench.counts("q")), (vec![1, 2, 3], (3, 0)));
