@@ -123,9 +123,10 @@ pub fn shrink(mut scenario: Scenario, mutant: Option<Mutant>) -> Scenario {
                 scenario = smaller;
             }
         }
-        let simplify: [fn(&mut Scenario); 7] = [
+        let simplify: [fn(&mut Scenario); 8] = [
             |s| s.backlog = 0,
             |s| s.publishers = 1,
+            |s| s.burst = 1,
             |s| s.trail = 0,
             |s| s.habits.late_acks = 0,
             |s| s.habits.batch = 1,

@@ -2,26 +2,35 @@
 //! same run.
 
 mod cluster;
+mod effects;
 mod faults;
+mod observing;
 mod operator;
+mod processes;
+mod publishers;
+mod session;
+mod settings;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use fastrand::Rng;
+use shadow_broker::memory::core::{
+    self, ConnectionId, Destination, ExchangeKind, ExchangeOptions, Kind, Name, QueueOptions,
+};
 use shadow_protocol::broker::Binding;
-use shadow_protocol::names::control_queue;
 use shadow_protocol::phase::{Phase, RestoreStep, State, SwitchStep};
-use shadow_protocol::spec::{Deadlines, IdentitySwap, Settings, Spec, Strategy, Transfer};
+use shadow_protocol::spec::{Settings, Spec};
 
-use crate::application::{Ledger, Memory, Process, Surroundings};
-use crate::broker::{Broker, Message};
+use crate::application::{Memory, Process};
 use crate::cluster::Pod;
 use crate::log::Log;
+use crate::message::{Broker, Serials};
 use crate::mutant::Mutant;
-use crate::scenario::{OwnerKind, Scenario};
+use crate::scenario::Scenario;
 use crate::verdict::Verdict;
 use operator::Operator;
+use session::Late;
 
 /// The application's queue.
 pub const QUEUE: &str = "app.events";
@@ -30,6 +39,9 @@ pub const EXCHANGE: &str = "app.fanout";
 /// The pod that moves.
 pub const SOURCE: &str = "consumer-0";
 const NODES: [&str; 2] = ["worker-1", "worker-2"];
+
+/// How the broker's statistics lag: less than the settings wait for them.
+const STATISTICS: core::Settings = core::Settings { emit_every: 40, collect_every: 25 };
 
 /// When the migration begins, in milliseconds.
 const BEGIN: u64 = 50;
@@ -41,7 +53,8 @@ const LONGEST: u64 = 300_000;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Publish(u8),
-    Arrive(String, Message),
+    Arrive(ConnectionId, Name),
+    Commit(ConnectionId),
     Work(usize),
     Look(usize),
     Connect(usize),
@@ -53,7 +66,11 @@ enum Event {
     Reconcile,
     Operate(u32),
     Fault(usize),
-    IntruderLeaves(u32),
+    IntruderLeaves(ConnectionId),
+    AlarmEnds,
+    QueuesSee,
+    Late(usize),
+    Noticed(ConnectionId),
 }
 
 /// The API server's record of the migration.
@@ -71,6 +88,14 @@ struct Job {
     fails: bool,
 }
 
+/// What is there before a migration, by name.
+struct Stage {
+    queue: Name,
+    exchange: Name,
+    nothing: Name,
+    binding: Binding,
+}
+
 /// Everything there is.
 pub struct World {
     pub(crate) scenario: Scenario,
@@ -82,6 +107,8 @@ pub struct World {
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     next_event: u64,
     pub(crate) broker: Broker,
+    /// The application's queue, its exchange, and the binding between them.
+    stage: Stage,
     pub(crate) pods: Vec<Pod>,
     pub(crate) processes: Vec<Option<Process>>,
     /// Whether a process has a turn coming.
@@ -93,17 +120,24 @@ pub struct World {
     admitted: Option<String>,
     record: Record,
     operator: Operator,
-    /// How many messages each publisher has published.
-    pub(crate) published: Vec<u32>,
+    /// What operators that are gone still try to do.
+    late: Vec<Late>,
+    /// How many messages each publisher has published; the last one publishes in transactions.
+    pub(crate) published: Vec<u64>,
+    /// The publishers' connections.
+    publishers: Vec<Option<ConnectionId>>,
     publishing: bool,
-    /// Arrivals keep their order, per publisher and queue.
-    arrivals: BTreeMap<(u8, String), u64>,
+    /// Arrivals keep their order, per connection and queue.
+    arrivals: BTreeMap<(ConnectionId, Name), u64>,
+    /// Published, and lost by the broker before anybody had it confirmed.
+    pub(crate) unconfirmed: Serials,
+    alarm_until: u64,
     flood_until: u64,
     broker_down_until: u64,
     push_fails: bool,
     restore_fails: bool,
     /// What the process that died had acknowledged; its successor begins there.
-    pub(crate) base: Vec<u32>,
+    pub(crate) base: Vec<u64>,
     /// The state that was to survive died by a fault: a fresh process goes on.
     pub(crate) bereaved: bool,
     /// It died after the commit point: as without a migration.
@@ -126,12 +160,18 @@ pub struct World {
 impl World {
     /// The world at the beginning of a scenario.
     pub fn new(scenario: Scenario, mutant: Option<Mutant>, log: Log) -> Self {
-        let spec = spec(&scenario);
-        let mut settings = settings();
+        let spec = settings::spec(&scenario);
+        let mut settings = settings::settings();
         if let Some(mutant) = mutant {
             mutant.settings(&mut settings);
         }
-        let publishers = usize::from(scenario.publishers);
+        let publishers = usize::from(scenario.publishers) + 1;
+        let stage = Stage {
+            queue: QUEUE.into(),
+            exchange: EXCHANGE.into(),
+            nothing: "".into(),
+            binding: Binding::plain(EXCHANGE),
+        };
         let mut world = Self {
             rng: Rng::with_seed(scenario.seed ^ 0x5eed),
             mutant,
@@ -140,7 +180,8 @@ impl World {
             now: 0,
             events: BinaryHeap::new(),
             next_event: 0,
-            broker: Broker::default(),
+            broker: Broker::new(STATISTICS),
+            stage,
             pods: Vec::new(),
             processes: Vec::new(),
             working: Vec::new(),
@@ -150,9 +191,13 @@ impl World {
             admitted: None,
             record: Record::default(),
             operator: Operator::default(),
+            late: Vec::new(),
             published: vec![0; publishers],
+            publishers: vec![None; publishers],
             publishing: true,
             arrivals: BTreeMap::new(),
+            unconfirmed: Serials::default(),
+            alarm_until: 0,
             flood_until: 0,
             broker_down_until: 0,
             push_fails: false,
@@ -174,11 +219,7 @@ impl World {
     }
 
     fn begin(&mut self) {
-        self.broker.declare(QUEUE, self.scenario.quorum, Some(&Binding::plain(EXCHANGE)));
-        for waiting in 0..self.scenario.backlog {
-            let publisher = u8::try_from(waiting % u32::from(self.scenario.publishers));
-            self.publish(publisher.unwrap_or(0));
-        }
+        self.set_up();
         let pod = self.create_pod(SOURCE, NODES[0], None);
         self.pods[pod].owned = true;
         self.started(pod);
@@ -196,11 +237,31 @@ impl World {
         }
     }
 
+    /// What the application's owner has set up, and what has piled up since.
+    fn set_up(&mut self) {
+        let kind = if self.scenario.quorum { Kind::Quorum } else { Kind::Classic };
+        let client = self.broker.connect("10.0.3.1", "the application's owner");
+        let (exchange, queue) = (self.stage.exchange.clone(), self.stage.queue.clone());
+        let fanout = ExchangeOptions::durable(ExchangeKind::Fanout);
+        let done = (self.broker.declare_exchange(client, &exchange, fanout))
+            .and_then(|()| self.broker.declare_queue(client, &queue, QueueOptions::durable(kind)))
+            .and_then(|_| {
+                let queue = Destination::Queue(queue.clone());
+                self.broker.bind(client, &queue, &self.stage.binding)
+            });
+        if let Err(refusal) = done {
+            self.violations.push(format!("setting up: {refusal}"));
+        }
+        self.broker.close(client);
+        self.pile_up();
+    }
+
     /// Runs to the end.
     pub fn run(mut self) -> Verdict {
         let mut count = 0;
         while let Some(Reverse((at, _, event))) = self.events.pop() {
             self.now = at;
+            self.broker.advance(at);
             count += 1;
             if count > MOST_EVENTS || at > LONGEST {
                 self.violations.push(format!("no end after {at} ms: {}", self.waiting_for()));
@@ -214,7 +275,8 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Publish(publisher) => self.publish_and_go_on(publisher),
-            Event::Arrive(queue, message) => self.arrive(&queue, message),
+            Event::Arrive(connection, queue) => self.arrive(connection, &queue),
+            Event::Commit(connection) => self.commit(connection),
             Event::Work(process) => self.work(process),
             Event::Look(process) => self.look(process),
             Event::Connect(process) => self.connect(process),
@@ -237,10 +299,13 @@ impl World {
             Event::Reconcile => self.reconcile(),
             Event::Operate(turn) => self.operate(turn),
             Event::Fault(index) => self.fault(index),
-            Event::IntruderLeaves(consumer) => {
-                self.broker.drop_consumer(consumer);
+            Event::IntruderLeaves(connection) | Event::Noticed(connection) => {
+                self.broker.close(connection);
                 self.wake_all();
             }
+            Event::AlarmEnds => self.alarm_ends(),
+            Event::QueuesSee => self.blind_queues(false),
+            Event::Late(index) => self.act_late(index),
         }
     }
 
@@ -263,184 +328,6 @@ impl World {
     /// Milliseconds since the world began.
     pub fn now(&self) -> u64 {
         self.now
-    }
-
-    // Publishers.
-
-    fn publish_and_go_on(&mut self, publisher: u8) {
-        if !self.publishing {
-            return;
-        }
-        if self.now >= self.broker_down_until {
-            self.publish(publisher);
-        }
-        let jitter = self.rng.u64(..=self.scenario.interval / 2);
-        self.at(self.scenario.interval + jitter, Event::Publish(publisher));
-    }
-
-    fn publish(&mut self, publisher: u8) {
-        let number = &mut self.published[usize::from(publisher)];
-        *number += 1;
-        let message = Message { publisher, number: *number };
-        for queue in self.broker.route(EXCHANGE) {
-            let longest = if self.now < self.flood_until { 280 } else { self.scenario.trail };
-            let due = self.now + if longest > 0 { self.rng.u64(..=longest) } else { 0 };
-            let last = self.arrivals.entry((publisher, queue.clone())).or_default();
-            *last = due.max(*last);
-            let after = *last - self.now;
-            if after == 0 {
-                self.arrive(&queue, message);
-            } else {
-                self.at(after, Event::Arrive(queue, message));
-            }
-        }
-    }
-
-    fn arrive(&mut self, queue: &str, message: Message) {
-        self.broker.enqueue(queue, message);
-        for process in 0..self.processes.len() {
-            let there = |found: &Process| matches!(&found.consuming, Some((_, q)) if q == queue);
-            if self.processes[process].as_ref().is_some_and(there) {
-                self.nudge(process);
-            }
-        }
-    }
-
-    // Processes.
-
-    fn with<T>(
-        &mut self,
-        process: usize,
-        act: impl FnOnce(&mut Process, &mut Surroundings) -> T,
-    ) -> Option<T> {
-        let binding = Binding::plain(EXCHANGE);
-        let mut around = Surroundings {
-            broker: &mut self.broker,
-            primary: QUEUE,
-            binding: &binding,
-            habits: self.scenario.habits,
-            quorum: self.scenario.quorum,
-        };
-        self.processes[process].as_mut().map(|process| act(process, &mut around))
-    }
-
-    /// Gives a process a turn, unless it has one coming.
-    fn nudge(&mut self, process: usize) {
-        if !std::mem::replace(&mut self.working[process], true) {
-            self.at(self.scenario.habits.service.max(1), Event::Work(process));
-        }
-    }
-
-    fn work(&mut self, process: usize) {
-        self.working[process] = false;
-        let (more, moved) = self
-            .with(process, |process, around| {
-                let before = process.consuming.clone();
-                let more = process.work(around);
-                (more, process.consuming != before)
-            })
-            .unwrap_or_default();
-        if moved {
-            self.arrived(process);
-        }
-        if more {
-            self.nudge(process);
-        }
-    }
-
-    fn look(&mut self, process: usize) {
-        let moved = self.with(process, |process, around| {
-            let before = process.consuming.clone();
-            process.look(around);
-            process.consuming != before
-        });
-        if moved == Some(true) {
-            self.arrived(process);
-        }
-        self.nudge(process);
-    }
-
-    /// A process consumes another queue.
-    fn arrived(&mut self, process: usize) {
-        let consuming = self.processes[process].as_ref().and_then(|found| found.consuming.clone());
-        let Some((_, queue)) = consuming else { return };
-        let name = self.processes[process].as_ref().map(|p| p.hostname.clone()).unwrap_or_default();
-        self.log.note(self.now, || format!("{name} consumes {queue}"));
-        self.crowded(&queue);
-        if self.scenario.habits.late_acks > 0 {
-            self.at(self.scenario.habits.late_acks, Event::Pay(process));
-        }
-        self.nudge(process);
-        self.at(self.scenario.habits.attention, Event::Look(process));
-    }
-
-    /// Invariant 4: at most one copy consumes `Q`.
-    fn crowded(&mut self, queue: &str) {
-        let copies = self.processes.iter().flatten();
-        let here = copies.filter(|p| matches!(&p.consuming, Some((_, q)) if q == queue)).count();
-        if queue == QUEUE && here > 1 && !self.bereaved && !self.strayed {
-            self.violations.push(format!("two copies consume {queue} after {} ms", self.now));
-        }
-    }
-
-    fn connect(&mut self, process: usize) {
-        if self.now < self.broker_down_until {
-            let after = self.broker_down_until - self.now + self.scenario.habits.reconnect;
-            self.at(after, Event::Connect(process));
-            return;
-        }
-        let connected = self.with(process, |process, around| {
-            let already = process.connected;
-            if !already {
-                process.connect(around);
-            }
-            !already
-        });
-        if connected == Some(true) {
-            self.arrived(process);
-            let soon = self.rng.u64(..=self.scenario.habits.attention);
-            self.at(soon, Event::Look(process));
-        }
-    }
-
-    fn spawn(&mut self, memory: Memory, hostname: &str) -> usize {
-        self.processes.push(Some(Process::new(memory, hostname)));
-        self.working.push(false);
-        let process = self.processes.len() - 1;
-        let soon = self.rng.u64(1..=self.scenario.habits.reconnect);
-        self.at(soon, Event::Connect(process));
-        process
-    }
-
-    fn fresh(&self) -> Memory {
-        Memory { ledger: Ledger::new(self.base.clone()), told: None }
-    }
-
-    /// The process ends; what it held returns to its queue.
-    fn kill(&mut self, process: usize) {
-        if let Some(mut dead) = self.processes[process].take() {
-            dead.disconnect(&mut self.broker);
-        }
-        self.wake_all();
-    }
-
-    /// Whoever consumes a queue to which something was returned has something to do.
-    fn wake_all(&mut self) {
-        for process in 0..self.processes.len() {
-            if self.processes[process].is_some() {
-                self.nudge(process);
-            }
-        }
-    }
-
-    /// The control queue of `pod` has an order.
-    fn ordered(&mut self, pod: &str) {
-        let control = control_queue(pod);
-        for process in 0..self.processes.len() {
-            if self.processes[process].as_ref().is_some_and(|found| found.control() == control) {
-                self.at(self.scenario.habits.attention, Event::Look(process));
-            }
-        }
     }
 
     /// No way back any more, as far as the record says.
@@ -467,52 +354,5 @@ impl World {
                     }
             )
         )
-    }
-}
-
-fn spec(scenario: &Scenario) -> Spec {
-    Spec {
-        uid: "5e3d0000-0000".to_owned(),
-        source_pod: SOURCE.to_owned(),
-        container: None,
-        target_node: Some(NODES[1].to_owned()),
-        repository: Some("registry.example/checkpoints".to_owned()),
-        strategy: (scenario.owner == OwnerKind::StatefulSet).then_some(Strategy::Sequential),
-        transfer: Transfer::Registry,
-        replay_mode: scenario.mode,
-        cutoff_ms: 400,
-        identity_swap: IdentitySwap::None,
-        pin: false,
-        queue: Some(QUEUE.to_owned()),
-        exchange: EXCHANGE.to_owned(),
-        abort: false,
-        deleted: false,
-    }
-}
-
-/// As the operator's, but shorter: nothing is learned from waiting.
-fn settings() -> Settings {
-    Settings {
-        pause_budget_ms: 50,
-        settle_ms: 300,
-        linger_ms: 900,
-        ebb_ms: 30,
-        overlap_ms: 30,
-        park_pause_ms: 500,
-        statistics_ms: 100,
-        admission: true,
-        deadlines: Deadlines {
-            preflight: 3_000,
-            broker: 3_000,
-            drain: 8_000,
-            obey: 2_000,
-            proof: 3_000,
-            checkpoint: 2_000,
-            transfer: 3_000,
-            restore: 3_000,
-            heir: 1_500,
-            progress: 1_000,
-            switch: 3_000,
-        },
     }
 }

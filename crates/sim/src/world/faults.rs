@@ -1,8 +1,9 @@
 //! What goes wrong in the world at its own time.
 
+use shadow_broker::memory::core::ConsumeOptions;
 use shadow_protocol::phase::{Phase, RestoreStep, State, SwitchStep};
 
-use super::{Event, QUEUE, SOURCE, World};
+use super::{Event, SOURCE, World};
 use crate::scenario::{Fault, WorldFault};
 
 /// The source is being deleted, or the order to do so is under way.
@@ -36,6 +37,20 @@ impl World {
                 self.flooded = true;
             }
             WorldFault::Intruder => self.intrude(),
+            WorldFault::Alarm => self.raise_alarm(),
+            WorldFault::SessionLost => self.lose_session(),
+            WorldFault::SecondMigration => self.second_migration(),
+            WorldFault::QueuesBlind => {
+                self.blind_queues(true);
+                let lasts = self.rng.u64(5..300);
+                self.at(lasts, Event::QueuesSee);
+            }
+            WorldFault::Transaction => {
+                // It trails whatever cut comes meanwhile.
+                self.flooded = true;
+                let lasts = self.rng.u64(10..280);
+                self.transact(lasts);
+            }
             WorldFault::Abort => {
                 self.spec.abort = true;
                 self.ring();
@@ -102,7 +117,8 @@ impl World {
 
     fn broker_restarts(&mut self) {
         self.broker_down_until = self.now + self.rng.u64(10..300);
-        self.operator.session = false;
+        self.forget_unconfirmed();
+        self.broker.restart();
         self.cut_off();
     }
 
@@ -127,13 +143,24 @@ impl World {
         }
     }
 
+    fn raise_alarm(&mut self) {
+        let lasts = self.rng.u64(5..400);
+        self.alarm_until = self.alarm_until.max(self.now + lasts);
+        self.broker.raise_alarm();
+        self.at(lasts, Event::AlarmEnds);
+    }
+
     /// Somebody else consumes the queue, takes a message and gives it back when it leaves.
     fn intrude(&mut self) {
-        if let Some(consumer) = self.broker.consume(QUEUE, 1) {
-            self.broker.fetch(consumer);
+        if self.now < self.broker_down_until {
+            return;
+        }
+        let intruder = self.broker.connect("10.0.4.1", "intruder");
+        let options = ConsumeOptions { prefetch: 1, ..ConsumeOptions::default() };
+        if self.broker.consume(intruder, &self.stage.queue, options).is_ok() {
             self.intruded = true;
             let stays = self.rng.u64(5..100);
-            self.at(stays, Event::IntruderLeaves(consumer));
+            self.at(stays, Event::IntruderLeaves(intruder));
         }
     }
 }

@@ -159,10 +159,11 @@ impl<M> Broker<M> {
         self.queues.get(queue).is_some_and(|queue| queue.blind)
     }
 
-    /// A quorum queue that can't be asked answers a passive declare with 0/0.
+    /// A quorum queue that can't be asked answers a passive declare with 0/0. A classic one can
+    /// always be asked.
     pub fn set_blind(&mut self, queue: &str, blind: bool) {
         if let Some(queue) = self.queues.get_mut(queue) {
-            queue.blind = blind;
+            queue.blind = blind && queue.options.kind == Kind::Quorum;
         }
     }
 }
