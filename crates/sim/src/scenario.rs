@@ -215,7 +215,7 @@ impl Scenario {
     #[must_use]
     pub fn slow(mut self) -> Self {
         let service = self.habits.service.max(2);
-        self.habits.service = service;
+        (self.habits.service, self.burst) = (service, 1);
         self.interval = (service * u64::from(self.publishers) / 2).max(1);
         self
     }

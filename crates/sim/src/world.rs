@@ -54,6 +54,7 @@ const LONGEST: u64 = 300_000;
 enum Event {
     Publish(u8),
     Arrive(ConnectionId, Name),
+    Flush(ConnectionId),
     Commit(ConnectionId),
     Work(usize),
     Look(usize),
@@ -263,7 +264,8 @@ impl World {
             self.now = at;
             self.broker.advance(at);
             count += 1;
-            if count > MOST_EVENTS || at > LONGEST {
+            let endless = at > LONGEST && !self.operator.finished;
+            if count > MOST_EVENTS || endless {
                 self.violations.push(format!("no end after {at} ms: {}", self.waiting_for()));
                 break;
             }
@@ -276,6 +278,7 @@ impl World {
         match event {
             Event::Publish(publisher) => self.publish_and_go_on(publisher),
             Event::Arrive(connection, queue) => self.arrive(connection, &queue),
+            Event::Flush(connection) => self.flush(connection),
             Event::Commit(connection) => self.commit(connection),
             Event::Work(process) => self.work(process),
             Event::Look(process) => self.look(process),

@@ -76,6 +76,18 @@ impl World {
         }
     }
 
+    /// What was held up behind messages that trail arrives after them.
+    pub(super) fn trail_behind(&mut self, connection: ConnectionId) {
+        let theirs = self.arrivals.iter().filter(|((of, _), _)| *of == connection);
+        let last = theirs.map(|(_, due)| *due).max().unwrap_or(self.now);
+        self.at(last.saturating_sub(self.now), Event::Flush(connection));
+    }
+
+    pub(super) fn flush(&mut self, connection: ConnectionId) {
+        self.broker.flush(connection, usize::MAX);
+        self.wake_all();
+    }
+
     pub(super) fn arrive(&mut self, connection: ConnectionId, queue: &Name) {
         if self.broker.flush_into(connection, queue) {
             self.nudge_consumers(queue);

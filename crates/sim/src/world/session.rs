@@ -194,7 +194,11 @@ impl World {
         if self.now < self.alarm_until {
             return;
         }
-        self.broker.lift_alarm();
+        for (connection, outcome) in self.broker.lift_alarm() {
+            if let Ok(Published::Pending(_)) = outcome {
+                self.trail_behind(connection);
+            }
+        }
         self.wake_all();
         self.all_look();
         if std::mem::take(&mut self.operator.unread) {
