@@ -162,8 +162,8 @@ impl Scenario {
         let mut rng = Rng::with_seed(seed);
         let mut scenario = Self::quiet(&mut rng, seed);
         scenario = match rng.u8(..100) {
-            0..5 => scenario.slow(),
-            5 => {
+            0 | 1 => scenario.slow(),
+            2 => {
                 let slowly = rng.u8(..4) == 0;
                 scenario.deep(if slowly { DEEP / 20 } else { DEEP })
             }
@@ -200,15 +200,25 @@ impl Scenario {
                 kinds.push(scenario);
             }
         }
+        kinds
+    }
+
+    /// Loads at which a migration can't go as planned, or takes long: a slow application and a
+    /// million messages, once with time enough to work them off and once without.
+    pub fn loads() -> Vec<Self> {
         let ordinary = |mode| {
             let mut scenario = Self::quiet(&mut Rng::with_seed(0), 0);
             (scenario.owner, scenario.mode) = (OwnerKind::Bare, Some(mode));
             scenario.habits.remembers = true;
             scenario
         };
-        kinds.extend([ReplayMode::Cutoff, ReplayMode::Drain].map(|mode| ordinary(mode).slow()));
-        kinds.extend([ReplayMode::Cutoff, ReplayMode::Park].map(|mode| ordinary(mode).deep(DEEP)));
-        kinds
+        vec![
+            ordinary(ReplayMode::Cutoff).slow(),
+            ordinary(ReplayMode::Drain).slow(),
+            ordinary(ReplayMode::Cutoff).deep(DEEP),
+            ordinary(ReplayMode::Cutoff).deep(DEEP / 20),
+            ordinary(ReplayMode::Park).deep(DEEP / 100),
+        ]
     }
 
     /// The same with an application that is slower than its publishers.

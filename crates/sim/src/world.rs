@@ -13,12 +13,14 @@ mod settings;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
 
 use fastrand::Rng;
 use shadow_broker::memory::core::{
     self, ConnectionId, Destination, ExchangeKind, ExchangeOptions, Kind, Name, QueueOptions,
 };
 use shadow_protocol::broker::Binding;
+use shadow_protocol::names::Names;
 use shadow_protocol::phase::{Phase, RestoreStep, State, SwitchStep};
 use shadow_protocol::spec::{Settings, Spec};
 
@@ -77,7 +79,7 @@ enum Event {
 /// The API server's record of the migration.
 #[derive(Debug, Default)]
 struct Record {
-    state: Option<State>,
+    state: Option<Arc<State>>,
     version: u64,
 }
 
@@ -89,12 +91,13 @@ struct Job {
     fails: bool,
 }
 
-/// What is there before a migration, by name.
+/// What there is and will be at the broker, by name.
 struct Stage {
     queue: Name,
     exchange: Name,
     nothing: Name,
     binding: Binding,
+    names: Names,
 }
 
 /// Everything there is.
@@ -108,7 +111,6 @@ pub struct World {
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     next_event: u64,
     pub(crate) broker: Broker,
-    /// The application's queue, its exchange, and the binding between them.
     stage: Stage,
     pub(crate) pods: Vec<Pod>,
     pub(crate) processes: Vec<Option<Process>>,
@@ -172,6 +174,7 @@ impl World {
             exchange: EXCHANGE.into(),
             nothing: "".into(),
             binding: Binding::plain(EXCHANGE),
+            names: Names::new(QUEUE, &spec.uid),
         };
         let mut world = Self {
             rng: Rng::with_seed(scenario.seed ^ 0x5eed),
@@ -320,7 +323,7 @@ impl World {
 
     /// The state as stored, if there is one.
     pub fn state(&self) -> Option<&State> {
-        self.record.state.as_ref()
+        self.record.state.as_deref()
     }
 
     /// Calls that the operator made.

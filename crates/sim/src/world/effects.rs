@@ -1,12 +1,11 @@
 //! What the operator does to the cluster and, through its session, to the broker.
 
 use shadow_protocol::effect::Effect;
-use shadow_protocol::names::Names;
 use shadow_protocol::observation::{Archive, Trouble};
 use shadow_protocol::phase::{Phase, Plan};
 
 use super::operator::trouble;
-use super::{Event, Job, QUEUE, World};
+use super::{Event, Job, World};
 
 /// What came of an effect.
 pub(super) enum Outcome {
@@ -24,9 +23,8 @@ impl World {
         effect: &Effect,
         phase: &Phase,
     ) -> Result<Outcome, Trouble> {
-        let names = Names::new(QUEUE, &self.spec.uid);
         let effect = match self.mutant {
-            Some(mutant) => mutant.effect(&names, phase, effect.clone()),
+            Some(mutant) => mutant.effect(&self.stage.names, phase, effect.clone()),
             None => Some(effect.clone()),
         };
         match effect {

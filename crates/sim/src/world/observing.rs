@@ -4,7 +4,7 @@ use shadow_broker::memory::core::Destination;
 use shadow_broker::memory::topology::{self, Obstacle};
 use shadow_broker::memory::{proofs, survey};
 use shadow_protocol::decide::interest;
-use shadow_protocol::names::{Names, control_queue};
+use shadow_protocol::names::control_queue;
 use shadow_protocol::observation::{
     BrokerView, Heir, Interest, Job as SeenJob, Node, Observation, PrePull, Preflight,
 };
@@ -87,7 +87,7 @@ impl World {
         plan: Option<&Plan>,
         wanted: Interest,
     ) -> Result<BrokerView, Obstacle> {
-        let names = Names::new(QUEUE, &self.spec.uid);
+        let names = &self.stage.names;
         let (broker, client) = (&mut self.broker, session.topology);
         let mut counts = |asked: bool, queue: &str| {
             if asked { topology::count(broker, client, queue) } else { Ok(None) }

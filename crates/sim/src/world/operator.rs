@@ -1,6 +1,8 @@
 //! The operator's part of the world: observe → decide → store → act around the real protocol, with
 //! everything that can go wrong between two of its calls.
 
+use std::sync::Arc;
+
 use shadow_protocol::decide::decide;
 use shadow_protocol::effect::Effect;
 use shadow_protocol::observation::{Archive, Trouble};
@@ -29,12 +31,12 @@ pub(super) struct Operator {
     turn: u32,
     /// Calls made so far, by all its lives.
     pub(super) calls: u32,
-    cached: Option<(State, u64)>,
+    cached: Option<(Arc<State>, u64)>,
     pub(super) todo: Vec<Effect>,
     pub(super) done: usize,
     pub(super) acted: Option<Time>,
     pub(super) own: bool,
-    unanswered: Option<State>,
+    unanswered: Option<Arc<State>>,
     pub(super) archive: Option<Archive>,
     pub(super) trouble: Option<Trouble>,
     pub(super) failures: u32,
@@ -131,7 +133,7 @@ impl World {
         };
         let seen = self.observe(&state);
         let decision = decide(&self.spec, &self.settings, &state, &seen, Time(self.now));
-        if decision.state != state {
+        if decision.state != *state {
             self.store(decision.state, decision.effects);
             return;
         }
@@ -186,6 +188,7 @@ impl World {
             return self.operate_in(1);
         }
         self.log.note(self.now, || step_of(&state.phase));
+        let state = Arc::new(state);
         self.record.state = Some(state.clone());
         self.record.version += 1;
         self.at(1, Event::Reconcile);

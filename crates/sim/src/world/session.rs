@@ -59,7 +59,8 @@ impl World {
         let (ours, lock) = ([topology, publisher], lock_queue(QUEUE));
         if let Err(refusal) = topology::lock(&mut self.broker, topology, &ours, LABEL, &lock) {
             ours.into_iter().for_each(|it| self.broker.close(it));
-            self.operator.fail(trouble(&refusal.to_string(), true));
+            let (reason, message) = ("QueueLocked".to_owned(), refusal.to_string());
+            self.operator.fail(Trouble { reason, message, permanent: true });
             return false;
         }
         self.operator.session = Some(Session { topology, publisher, proofs: Proofs::default() });
