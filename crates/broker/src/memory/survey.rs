@@ -43,7 +43,7 @@ fn queue<M: Content>(core: &Broker<M>, name: &str) -> Option<Queue> {
         kind,
         durable: options.durable,
         exclusive: options.exclusive,
-        auto_delete: options.auto_delete,
+        auto_delete: false,
         arguments: serde_json::from_str(&options.arguments).unwrap_or_default(),
         policy: Arguments::new(),
     })

@@ -157,10 +157,14 @@ impl World {
         }
         let intruder = self.broker.connect("10.0.4.1", "intruder");
         let options = ConsumeOptions { prefetch: 1, ..ConsumeOptions::default() };
-        if self.broker.consume(intruder, &self.stage.queue, options).is_ok() {
+        if let Ok(consumer) = self.broker.consume(intruder, &self.stage.queue, options) {
             self.intruded = true;
             let stays = self.rng.u64(5..100);
             self.at(stays, Event::IntruderLeaves(intruder));
+            if let (Ok(Some(taken)), true) = (self.broker.take(consumer, 1), self.rng.bool()) {
+                // It is its own again at once, unless somebody else is quicker.
+                let _ = self.broker.nack(consumer, taken.tag, false);
+            }
         }
     }
 }
