@@ -53,6 +53,7 @@ impl Step {
                 S::UndoWorkOff,
                 S::UndoRegather,
                 S::UndoContinue,
+                S::UndoSettle,
                 S::UndoRework,
                 S::UndoReturn,
                 S::UndoSweep,

@@ -27,7 +27,13 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
     };
     match step {
         Undo::Target => vec![Effect::DeleteTarget, Effect::UnpreferSource],
-        Undo::WorkOff | Undo::Settle | Undo::Heir(_) => Vec::new(),
+        Undo::Settle | Undo::Heir(_) => Vec::new(),
+        // Cut A may have been stored but not done, or an application that binds its queue on every
+        // connect has undone it: a source that is slower than its feed would never be done.
+        Undo::WorkOff => std::iter::once(Binding::plain(&names.gate))
+            .chain(plan.bindings.iter().cloned())
+            .map(|binding| unbind_queue(&names.primary, binding))
+            .collect(),
         Undo::Divert => vec![to_source(plan, &names.s1)],
         Undo::Fetch | Undo::Return => vec![back_to_q(plan)],
         Undo::Rework => vec![to_source(plan, side_queue(plan, reached))],
@@ -260,6 +266,8 @@ fn inherited(
         Undo::Rework => Undo::MoveRest,
         // Mode `Park`: nothing was cut.
         Undo::Return => Undo::Remove,
+        // `Q` has the rest, fed as it is.
+        Undo::Regather if way.reached == Reached::Rest => Undo::Settle,
         _ => Undo::Sweep,
     })
 }

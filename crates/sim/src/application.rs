@@ -1,52 +1,56 @@
 //! Copies of the application: what they apply, what they hold, what they do when told or cut off.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
+use shadow_broker::memory::core::{
+    ConnectionId, ConsumeOptions, ConsumerId, Destination, Kind, Name, QueueOptions, Serial,
+};
 use shadow_protocol::broker::Binding;
 use shadow_protocol::control::Control;
 
-use crate::broker::{Broker, Message};
+use crate::message::{Broker, Message, Run, Serials};
 
 /// What a copy has applied: its state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// Highest number applied, by publisher.
-    pub last: Vec<u32>,
+    pub last: Vec<u64>,
     /// Numbers below the highest that were never applied.
-    pub gaps: BTreeSet<Message>,
+    pub gaps: Serials,
     /// Messages applied twice.
-    pub duplicated: u32,
+    pub duplicated: u64,
     /// Messages applied after a later one of the same publisher.
-    pub reordered: u32,
+    pub reordered: u64,
     /// Applied, and not acknowledged when the connection was lost: the broker must send them again,
     /// as it would without a migration.
-    pub again: BTreeSet<Message>,
+    pub again: Serials,
 }
 
 impl Ledger {
     /// The ledger of a process that has applied nothing, with `last` known to be applied before it.
-    pub fn new(last: Vec<u32>) -> Self {
+    pub fn new(last: Vec<u64>) -> Self {
         Self { last, ..Self::default() }
     }
 
     /// How many messages have been applied, each counted once.
     pub fn applied(&self) -> u64 {
-        let highest: u64 = self.last.iter().copied().map(u64::from).sum();
-        highest.saturating_sub(self.gaps.len() as u64)
+        self.last.iter().sum::<u64>().saturating_sub(self.gaps.count())
     }
 
-    /// Applies one message.
-    pub fn apply(&mut self, message: Message) {
-        let last = &mut self.last[usize::from(message.publisher)];
-        if message.number > *last {
-            for number in *last + 1..message.number {
-                self.gaps.insert(Message { number, ..message });
-            }
-            *last = message.number;
-        } else if self.gaps.remove(&message) {
-            self.reordered += 1;
-        } else if !self.again.remove(&message) {
-            self.duplicated += 1;
+    /// Applies messages in a row.
+    pub fn apply(&mut self, (first, count): Run) {
+        let Some(last) = self.last.get_mut(first.publisher as usize) else { return };
+        let (end, before) = (first.sequence + count - 1, *last);
+        if end > before {
+            *last = end;
+        }
+        let skipped = first.sequence.saturating_sub(before + 1);
+        self.gaps.insert((Serial { sequence: before + 1, ..first }, skipped));
+        let old = (before + 1).saturating_sub(first.sequence).min(count);
+        if old > 0 {
+            let late = self.gaps.remove((first, old));
+            self.reordered += late;
+            self.duplicated += old - late - self.again.remove((first, old));
         }
     }
 }
@@ -58,8 +62,10 @@ pub struct Habits {
     pub prefetch: usize,
     /// Messages per acknowledgement.
     pub batch: usize,
-    /// Work per message in milliseconds.
+    /// Work per bite in milliseconds.
     pub service: u64,
+    /// Messages per bite: more than one where a message takes less than a millisecond.
+    pub bite: u64,
     /// Declares and binds its queue on every connect.
     pub rebinds: bool,
     /// Acknowledges the last batch only when it consumes the next queue, after so many milliseconds.
@@ -78,7 +84,32 @@ pub struct Memory {
     /// Its state.
     pub ledger: Ledger,
     /// The queue it was told to consume.
-    pub told: Option<String>,
+    pub told: Option<Name>,
+}
+
+/// A queue that a process consumes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consuming {
+    /// The consumer.
+    pub consumer: ConsumerId,
+    /// The queue.
+    pub queue: Name,
+}
+
+/// Messages that have reached the process.
+#[derive(Debug)]
+struct Received {
+    tag: u64,
+    run: Run,
+}
+
+/// Messages applied and not acknowledged.
+#[derive(Debug, Default)]
+struct Owed {
+    runs: Vec<Run>,
+    count: u64,
+    /// The last one's tag.
+    tag: u64,
 }
 
 /// A running process.
@@ -87,21 +118,24 @@ pub struct Process {
     /// What a checkpoint keeps.
     pub memory: Memory,
     /// What `/etc/hostname` says.
-    pub hostname: String,
+    pub hostname: Name,
+    /// Its network address.
+    peer: Name,
+    control: Name,
+    /// Its connection.
+    pub connection: Option<ConnectionId>,
     /// Its consumer at the broker, and the queue.
-    pub consuming: Option<(u32, String)>,
-    /// Connected.
-    pub connected: bool,
-    /// How often it has connected.
-    pub connections: u32,
-    /// Received and not applied.
-    buffer: VecDeque<Message>,
-    /// Applied and not acknowledged, oldest first.
-    unacked: VecDeque<Message>,
+    pub consuming: Option<Consuming>,
+    /// The consumer of its control queue.
+    orders: Option<ConsumerId>,
+    /// The order that is being obeyed.
+    obeying: Option<u64>,
+    buffer: VecDeque<Received>,
+    owed: Owed,
     /// It is on its way to this queue.
-    leaving: Option<String>,
-    /// The consumer it had before, and how many messages of it are still to be acknowledged.
-    overdue: Option<(u32, usize)>,
+    leaving: Option<Name>,
+    /// What it still owes to the queue it has left.
+    overdue: Option<(ConsumerId, Owed)>,
     /// Standing still for a checkpoint.
     pub frozen: bool,
 }
@@ -111,26 +145,31 @@ pub struct Surroundings<'a> {
     /// The broker.
     pub broker: &'a mut Broker,
     /// The application's own queue.
-    pub primary: &'a str,
+    pub primary: &'a Name,
     /// The application's own binding.
     pub binding: &'a Binding,
     /// How it behaves.
     pub habits: Habits,
-    /// The queue is a quorum queue.
-    pub quorum: bool,
+    /// The type of its queue.
+    pub kind: Kind,
+    /// Nothing else happens any more: time is not waited for.
+    pub haste: bool,
 }
 
 impl Process {
-    /// A process that is about to connect.
-    pub fn new(memory: Memory, hostname: &str) -> Self {
+    /// A process on the host `hostname` at the address `peer` that is about to connect.
+    pub fn new(memory: Memory, hostname: &str, peer: &str) -> Self {
         Self {
             memory,
-            hostname: hostname.to_owned(),
+            hostname: hostname.into(),
+            peer: peer.into(),
+            control: shadow_protocol::names::control_queue(hostname).into(),
+            connection: None,
             consuming: None,
-            connected: false,
-            connections: 0,
+            orders: None,
+            obeying: None,
             buffer: VecDeque::new(),
-            unacked: VecDeque::new(),
+            owed: Owed::default(),
             leaving: None,
             overdue: None,
             frozen: false,
@@ -138,86 +177,113 @@ impl Process {
     }
 
     /// Its control queue.
-    pub fn control(&self) -> String {
-        shadow_protocol::names::control_queue(&self.hostname)
+    pub fn control(&self) -> &Name {
+        &self.control
     }
 
-    /// Connects and consumes what it remembers, or its own queue.
+    /// Connects and consumes what it remembers, or its own queue. What the broker refuses is not
+    /// there then.
     pub fn connect(&mut self, around: &mut Surroundings) {
-        self.connected = true;
-        self.connections += 1;
-        around.broker.declare_control(&self.control());
-        let binding = around.habits.rebinds.then_some(around.binding);
-        if around.habits.rebinds || around.broker.counts(around.primary).is_none() {
-            around.broker.declare(around.primary, around.quorum, binding);
+        let broker = &mut *around.broker;
+        let connection = broker.connect(&self.peer, &self.hostname);
+        self.connection = Some(connection);
+        let own = QueueOptions::durable(Kind::Classic);
+        let _ = broker.declare_queue(connection, &self.control, own);
+        self.orders = broker.consume(connection, &self.control, prefetch(1)).ok();
+        if around.habits.rebinds {
+            let own = QueueOptions::durable(around.kind);
+            let _ = broker.declare_queue(connection, around.primary, own);
+            let queue = Destination::Queue(around.primary.clone());
+            let _ = broker.bind(connection, &queue, around.binding);
         }
         let told = self.memory.told.take().filter(|_| around.habits.remembers);
-        let told = told.filter(|queue| around.broker.counts(queue).is_some());
+        let told = told.filter(|queue| broker.queue(queue).is_some());
         self.memory.told.clone_from(&told);
-        let queue = told.unwrap_or_else(|| around.primary.to_owned());
+        let queue = told.unwrap_or_else(|| around.primary.clone());
         self.start(around, queue);
     }
 
-    fn start(&mut self, around: &mut Surroundings, queue: String) {
-        let consumer = around.broker.consume(&queue, around.habits.prefetch);
-        self.consuming = consumer.map(|consumer| (consumer, queue));
+    fn start(&mut self, around: &mut Surroundings, queue: Name) {
+        let Some(connection) = self.connection else { return };
+        let options = prefetch(around.habits.prefetch as u64);
+        let consumer = around.broker.consume(connection, &queue, options).ok();
+        self.consuming = consumer.map(|consumer| Consuming { consumer, queue });
+    }
+
+    /// Whether it consumes `queue`.
+    pub fn consumes(&self, queue: &Name) -> bool {
+        self.consuming.as_ref().is_some_and(|it| it.queue == *queue)
     }
 
     /// Its connection is lost, and with it what it holds.
     pub fn disconnect(&mut self, broker: &mut Broker) {
-        if let Some((consumer, _)) = self.consuming.take() {
-            broker.drop_consumer(consumer);
+        if let Some(connection) = self.connection.take() {
+            broker.close(connection);
         }
-        if let Some((consumer, _)) = self.overdue.take() {
-            broker.drop_consumer(consumer);
-        }
-        self.connected = false;
+        (self.consuming, self.orders, self.obeying) = (None, None, None);
+        (self.leaving, self.overdue) = (None, None);
         self.buffer.clear();
-        self.leaving = None;
-        self.memory.ledger.again.extend(self.unacked.drain(..));
+        for run in std::mem::take(&mut self.owed).runs {
+            self.memory.ledger.again.insert(run);
+        }
     }
 
     /// Highest number acknowledged, by publisher.
-    pub fn acknowledged(&self) -> Vec<u32> {
-        let mut last = self.memory.ledger.last.clone();
-        for message in &self.unacked {
-            let last = &mut last[usize::from(message.publisher)];
-            *last = (*last).min(message.number - 1);
+    pub fn acknowledged(&self) -> Vec<u64> {
+        let mut all = self.memory.ledger.last.clone();
+        for (first, _) in self.owed.runs.iter().copied().chain(self.memory.ledger.again.runs()) {
+            if let Some(last) = all.get_mut(first.publisher as usize) {
+                *last = (*last).min(first.sequence - 1);
+            }
         }
-        for message in &self.memory.ledger.again {
-            let last = &mut last[usize::from(message.publisher)];
-            *last = (*last).min(message.number - 1);
-        }
-        last
+        all
     }
 
     /// Looks for orders; obeying takes until what it holds is applied and acknowledged.
     pub fn look(&mut self, around: &mut Surroundings) {
-        if !self.connected || self.frozen || self.leaving.is_some() {
+        if self.frozen || self.obeying.is_some() {
             return;
         }
-        let Some(order) = around.broker.next_order(&self.control()) else { return };
-        let (told, queue) = match order {
-            Control::StartReplay { queue, .. } => (Some(queue.clone()), queue.clone()),
-            Control::EndReplay => (None, around.primary.to_owned()),
+        let Some(orders) = self.orders else { return };
+        let Ok(Some(order)) = around.broker.take(orders, 1) else { return };
+        let Message::Order(control) = &order.first else { return };
+        let told: Option<Name> = match &**control {
+            Control::StartReplay { queue, .. } => Some(queue.as_str().into()),
+            Control::EndReplay => None,
         };
+        self.obeying = Some(order.tag);
+        self.leaving = Some(told.clone().unwrap_or_else(|| around.primary.clone()));
         self.memory.told = told;
-        if let Some((consumer, _)) = &self.consuming {
-            around.broker.cancel(*consumer);
+        if let Some(Consuming { consumer, .. }) = self.consuming {
+            // What was sent already is still to be applied.
+            let _ = around.broker.cancel(consumer);
+            self.fetch(around.broker);
         }
-        self.leaving = Some(queue);
         self.leave(around);
     }
 
     /// Works for one service time; whether there is more to do.
     pub fn work(&mut self, around: &mut Surroundings) -> bool {
-        if !self.connected || self.frozen {
+        if self.connection.is_none() || self.frozen {
             return false;
         }
-        if let Some(message) = self.buffer.pop_front() {
-            self.memory.ledger.apply(message);
-            self.unacked.push_back(message);
-            if self.unacked.len() >= around.habits.batch {
+        let mut bite = if around.haste { u64::MAX } else { around.habits.bite };
+        let batch = around.habits.batch as u64;
+        while bite > 0
+            && let Some(Received { tag, run: (first, count) }) = self.buffer.pop_front()
+        {
+            let taken = count.min(bite).min(batch.saturating_sub(self.owed.count).max(1));
+            if taken < count {
+                let (tag, sequence) = (tag + taken, first.sequence + taken);
+                let run = (Serial { sequence, ..first }, count - taken);
+                self.buffer.push_front(Received { tag, run });
+            }
+            bite -= taken;
+            self.memory.ledger.apply((first, taken));
+            self.owed.runs.push((first, taken));
+            self.owed.count += taken;
+            self.owed.tag = tag + taken - 1;
+            if self.owed.count >= batch {
                 self.settle(around.broker);
             }
         }
@@ -235,49 +301,64 @@ impl Process {
     }
 
     fn fetch(&mut self, broker: &mut Broker) {
-        let Some((consumer, _)) = self.consuming else { return };
-        while let Some(message) = broker.fetch(consumer) {
-            self.buffer.push_back(message);
+        let Some(Consuming { consumer, .. }) = self.consuming else { return };
+        while let Ok(Some(delivery)) = broker.take(consumer, u64::MAX) {
+            if let Message::Data(first) = delivery.first {
+                let run = (first, delivery.count);
+                self.buffer.push_back(Received { tag: delivery.tag, run });
+            }
         }
     }
 
     /// Acknowledges what it still owes to the queue it has left.
     pub fn pay(&mut self, broker: &mut Broker) {
-        if let Some((consumer, count)) = self.overdue.take() {
-            broker.ack(consumer, count);
-            self.memory.ledger.again.clear();
+        if let Some((consumer, owed)) = self.overdue.take() {
+            let _ = broker.ack(consumer, owed.tag, true);
+            for run in owed.runs {
+                self.memory.ledger.again.remove(run);
+            }
         }
     }
 
     fn settle(&mut self, broker: &mut Broker) {
-        if let Some((consumer, _)) = self.consuming {
-            broker.ack(consumer, self.unacked.len());
+        let owed = std::mem::take(&mut self.owed);
+        if let (Some(Consuming { consumer, .. }), 1..) = (&self.consuming, owed.count) {
+            let _ = broker.ack(*consumer, owed.tag, true);
         }
-        self.unacked.clear();
     }
 
     fn leave(&mut self, around: &mut Surroundings) {
         if !self.buffer.is_empty() {
             return;
         }
-        if let (true, Some((consumer, _)), None) =
-            (around.habits.late_acks > 0, &self.consuming, self.overdue)
-        {
-            // Its channel is open still; the messages are remembered in case it breaks.
-            self.overdue = Some((*consumer, self.unacked.len()));
-            self.memory.ledger.again.extend(self.unacked.drain(..));
-        } else {
-            self.settle(around.broker);
+        match &self.consuming {
+            Some(Consuming { consumer, .. })
+                if around.habits.late_acks > 0 && self.overdue.is_none() && self.owed.count > 0 =>
+            {
+                // Its channel is open still; the messages are remembered in case it breaks.
+                let owed = std::mem::take(&mut self.owed);
+                for run in &owed.runs {
+                    self.memory.ledger.again.insert(*run);
+                }
+                self.overdue = Some((*consumer, owed));
+            }
+            _ => self.settle(around.broker),
         }
         let Some(queue) = self.leaving.take() else { return };
-        let exists = around.broker.counts(&queue).is_some();
+        let exists = around.broker.queue(&queue).is_some();
         if !exists {
             self.memory.told = None;
         }
-        let queue = if exists { queue } else { around.primary.to_owned() };
+        let queue = if exists { queue } else { around.primary.clone() };
         self.start(around, queue);
-        around.broker.obeyed(&self.control());
+        if let (Some(orders), Some(tag)) = (self.orders, self.obeying.take()) {
+            let _ = around.broker.ack(orders, tag, false);
+        }
     }
+}
+
+fn prefetch(prefetch: u64) -> ConsumeOptions {
+    ConsumeOptions { prefetch, ..ConsumeOptions::default() }
 }
 
 #[cfg(test)]
@@ -287,14 +368,16 @@ mod tests {
     #[test]
     fn a_ledger_tells_loss_duplicates_and_inversions_apart() {
         let mut ledger = Ledger::new(vec![0]);
-        let message = |number| Message { publisher: 0, number };
-        for number in [1, 2, 4, 3, 4, 7] {
-            ledger.apply(message(number));
+        let run = |sequence, count| (Serial { publisher: 0, sequence }, count);
+        for (sequence, count) in [(1, 2), (4, 1), (3, 2), (7, 1_000_000)] {
+            ledger.apply(run(sequence, count));
         }
         assert_eq!((ledger.duplicated, ledger.reordered), (1, 1));
-        assert_eq!(ledger.gaps.iter().map(|m| m.number).collect::<Vec<_>>(), [5, 6]);
-        ledger.again.insert(message(7));
-        ledger.apply(message(7));
+        assert_eq!(ledger.gaps.runs().collect::<Vec<_>>(), [run(5, 2)]);
+        ledger.again.insert(run(7, 1));
+        ledger.apply(run(7, 1));
         assert_eq!(ledger.duplicated, 1, "the broker had to send it again");
+        ledger.apply(run(1_000_000, 10));
+        assert_eq!((ledger.duplicated, ledger.last[0]), (1 + 7, 1_000_009));
     }
 }

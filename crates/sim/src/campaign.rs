@@ -27,6 +27,12 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Runs one more.
+    pub fn run(&mut self, scenario: Scenario) {
+        let verdict = run(scenario.clone(), None);
+        self.add(scenario, verdict);
+    }
+
     fn add(&mut self, scenario: Scenario, verdict: Verdict) {
         self.plans += 1;
         let end = match (verdict.phase, verdict.reason) {
@@ -63,8 +69,7 @@ pub fn plans(first: u64, count: u64) -> Tally {
             if seed >= first + count {
                 return tally;
             }
-            let scenario = Scenario::from_seed(seed);
-            tally.add(scenario.clone(), run(scenario, None));
+            tally.run(Scenario::from_seed(seed));
         }
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -91,7 +96,7 @@ pub fn every_call(scenario: &Scenario) -> Tally {
         for fault in CALL_FAULTS {
             let mut scenario = scenario.clone();
             scenario.faults.push(Fault::Call(call, fault));
-            tally.add(scenario.clone(), run(scenario, None));
+            tally.run(scenario);
         }
     }
     tally
@@ -167,9 +172,10 @@ pub fn shrink(mut scenario: Scenario, mutant: Option<Mutant>) -> Scenario {
                 scenario = smaller;
             }
         }
-        let simplify: [fn(&mut Scenario); 7] = [
+        let simplify: [fn(&mut Scenario); 8] = [
             |s| s.backlog = 0,
             |s| s.publishers = 1,
+            |s| s.burst = 1,
             |s| s.trail = 0,
             |s| s.habits.late_acks = 0,
             |s| s.habits.batch = 1,

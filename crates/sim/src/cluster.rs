@@ -53,6 +53,11 @@ impl Pod {
         self.probed && self.gate != Some(false) && self.process.is_some()
     }
 
+    /// Its network address.
+    pub fn address(&self) -> String {
+        format!("10.0.0.{}", self.uid)
+    }
+
     /// The pod in the protocol's terms.
     pub fn seen(&self, owner: OwnerKind, remembers: bool) -> observation::Pod {
         let running = self.process.is_some();
@@ -66,7 +71,7 @@ impl Pod {
         observation::Pod {
             uid: format!("pod-{}", self.uid),
             node: Some(self.node.clone()),
-            ip: Some(format!("10.0.0.{}", self.uid)),
+            ip: Some(self.address()),
             running: running && !self.ended,
             ended: self.ended,
             ready: self.ready(),

@@ -145,7 +145,6 @@ fn simulate(
 ) -> (Watch, Verdict) {
     let tempo = Tempo {
         rate: Some(options.rate),
-        per_turn: Pace::of(options.service_micros).messages,
         // Known only where the application had something to do all the time.
         service_rate: (options.backlog > 0).then_some(1_000_000 / options.service_micros.max(1)),
         ..Tempo::real()
@@ -161,6 +160,7 @@ fn simulate(
 fn scenario(options: &Options) -> Scenario {
     let durations = Durations::of(options.checkpoint_mb, options.bandwidth);
     let interval = u64::from(options.publishers) * 1_000 / options.rate.max(1);
+    let pace = Pace::of(options.service_micros);
     Scenario {
         seed: options.seed,
         owner: match options.strategy {
@@ -170,12 +170,14 @@ fn scenario(options: &Options) -> Scenario {
         mode: options.replay_mode,
         publishers: options.publishers,
         interval,
+        burst: 1,
         backlog: options.backlog,
         quorum: false,
         habits: Habits {
             prefetch: 32,
             batch: 1,
-            service: Pace::of(options.service_micros).millis,
+            service: pace.millis,
+            bite: pace.messages.into(),
             rebinds: false,
             late_acks: 0,
             remembers: options.remembers_queue,

@@ -1,18 +1,18 @@
 //! A deterministic world for the handoff protocol.
 //!
-//! A broker with RabbitMQ's order, a cluster with controllers that do what the real ones do,
+//! The broker in memory, a cluster with controllers that do what the real ones do,
 //! publishers, applications with their habits, an operator that crashes, and a clock: all of it
 //! follows from a seed. The protocol in it is the real one; nothing here knows how a migration goes.
 
 #![deny(missing_docs)]
 
 pub mod application;
-pub mod broker;
 pub mod campaign;
 pub mod cluster;
 pub mod forecast;
 pub mod kube;
 pub mod log;
+pub mod message;
 pub mod mutant;
 pub mod record;
 pub mod scenario;

@@ -70,6 +70,16 @@ pub enum WorldFault {
     Flood,
     /// Somebody else consumes the queue for a while.
     Intruder,
+    /// A memory or disk alarm: publishers and orders are held up for a while.
+    Alarm,
+    /// The operator's connections to the broker are closed.
+    SessionLost,
+    /// Another migration of the same queue begins.
+    SecondMigration,
+    /// Quorum queues can't be asked for a while: they answer 0/0.
+    QueuesBlind,
+    /// Somebody publishes in a transaction that stays open for a while.
+    Transaction,
     /// The user sets `spec.abort`.
     Abort,
     /// The user deletes the object.
@@ -77,7 +87,7 @@ pub enum WorldFault {
 }
 
 /// All of them.
-pub const WORLD_FAULTS: [WorldFault; 13] = [
+pub const WORLD_FAULTS: [WorldFault; 18] = [
     WorldFault::SourceRestarts,
     WorldFault::SourceGone,
     WorldFault::TargetEnds,
@@ -89,6 +99,11 @@ pub const WORLD_FAULTS: [WorldFault; 13] = [
     WorldFault::RestoreFails,
     WorldFault::Flood,
     WorldFault::Intruder,
+    WorldFault::Alarm,
+    WorldFault::SessionLost,
+    WorldFault::SecondMigration,
+    WorldFault::QueuesBlind,
+    WorldFault::Transaction,
     WorldFault::Abort,
     WorldFault::Delete,
 ];
@@ -116,8 +131,10 @@ pub struct Scenario {
     pub mode: Option<ReplayMode>,
     /// How many publishers.
     pub publishers: u8,
-    /// Time between two messages of one publisher, in milliseconds.
+    /// Time between two publishes of one publisher, in milliseconds.
     pub interval: u64,
+    /// Messages per publish.
+    pub burst: u64,
     /// Messages that wait when the migration begins.
     pub backlog: u32,
     /// The queue is a quorum queue.
@@ -139,12 +156,22 @@ pub struct Scenario {
 /// An ordinary migration has about so many calls, and takes about so long in simulated milliseconds.
 const CALLS: u32 = 75;
 const DURATION: u64 = 1_800;
+/// An application that takes so many messages in a millisecond is done with a million in time.
+const DEEP: u64 = 2_000;
 
 impl Scenario {
     /// The scenario that follows from `seed`, with up to three faults.
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let mut scenario = Self::quiet(&mut rng, seed);
+        scenario = match rng.u8(..100) {
+            0 | 1 => scenario.slow(),
+            2 => {
+                let slowly = rng.u8(..4) == 0;
+                scenario.deep(if slowly { DEEP / 20 } else { DEEP })
+            }
+            _ => scenario,
+        };
         for _ in 0..rng.usize(0..=3) {
             scenario.faults.push(if rng.bool() {
                 let fault = CALL_FAULTS[rng.usize(..CALL_FAULTS.len())];
@@ -179,6 +206,43 @@ impl Scenario {
         kinds
     }
 
+    /// Loads at which a migration can't go as planned, or takes long: a slow application and a
+    /// million messages, once with time enough to work them off and once without.
+    pub fn loads() -> Vec<Self> {
+        let ordinary = |mode| {
+            let mut scenario = Self::quiet(&mut Rng::with_seed(0), 0);
+            (scenario.owner, scenario.mode) = (OwnerKind::Bare, Some(mode));
+            scenario.habits.remembers = true;
+            scenario
+        };
+        vec![
+            ordinary(ReplayMode::Cutoff).slow(),
+            ordinary(ReplayMode::Drain).slow(),
+            ordinary(ReplayMode::Cutoff).deep(DEEP),
+            ordinary(ReplayMode::Cutoff).deep(DEEP / 20),
+            ordinary(ReplayMode::Park).deep(DEEP / 100),
+        ]
+    }
+
+    /// The same with an application that is slower than its publishers.
+    #[must_use]
+    pub fn slow(mut self) -> Self {
+        let service = self.habits.service.max(2);
+        (self.habits.service, self.burst) = (service, 1);
+        self.interval = (service * u64::from(self.publishers) / 2).max(1);
+        self
+    }
+
+    /// The same with a million messages waiting, of which the application takes up to `bite` in a
+    /// millisecond.
+    #[must_use]
+    pub fn deep(mut self, bite: u64) -> Self {
+        self.backlog = 1_000_000;
+        (self.habits.service, self.habits.bite) = (1, bite);
+        (self.habits.prefetch, self.habits.batch) = (1 << 12, 1 << 8);
+        self
+    }
+
     /// The same without a fault.
     fn quiet(rng: &mut Rng, seed: u64) -> Self {
         let owner = match rng.u8(..5) {
@@ -195,6 +259,7 @@ impl Scenario {
         };
         let publishers = rng.u8(1..=3);
         let service = rng.u64(..=4);
+        let burst = if rng.u8(..6) == 0 { rng.u64(2..=3) } else { 1 };
         let rarely = |rng: &mut Rng, yes: u64, no: u64| if rng.u8(..6) == 0 { yes } else { no };
         Self {
             seed,
@@ -202,13 +267,15 @@ impl Scenario {
             mode,
             publishers,
             // Slower than the application, so that queues drain: 1 ms per message is its least.
-            interval: (service.max(1) + 1) * u64::from(publishers) * 2 + rng.u64(..20),
+            interval: burst * (service.max(1) + 1) * u64::from(publishers) * 2 + rng.u64(..20),
+            burst,
             backlog: if rng.u8(..4) == 0 { rng.u32(..60) } else { 0 },
             quorum: rng.bool(),
             habits: Habits {
                 prefetch: 1 << rng.usize(..5),
                 batch: rng.usize(1..=4),
                 service,
+                bite: 1,
                 rebinds: rng.bool(),
                 late_acks: if rng.u8(..6) == 0 { rng.u64(50..700) } else { 0 },
                 remembers,

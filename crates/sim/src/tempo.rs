@@ -16,8 +16,6 @@ pub struct Tempo {
     pub cutoff: u64,
     /// Messages published per second by all publishers together; absent: by the scenario's interval.
     pub rate: Option<u64>,
-    /// Messages applied in one turn of an application, which takes `Habits::service`.
-    pub per_turn: u32,
     /// What the broker says of the application's rate, in messages per second.
     pub service_rate: Option<u64>,
     /// One write of the status, with the watch event that follows it.
@@ -67,7 +65,6 @@ impl Tempo {
             },
             cutoff: 400,
             rate: None,
-            per_turn: 1,
             service_rate: None,
             write: 1,
             call: 1,

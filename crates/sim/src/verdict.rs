@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
+use shadow_broker::memory::core::{Destination, Serial};
 use shadow_protocol::names::control_queue;
 use shadow_protocol::phase::{Phase, PhaseName, State};
 use shadow_protocol::step::Step;
 
 use crate::application::Ledger;
+use crate::message::Message;
 use crate::scenario::OwnerKind;
 use crate::world::{QUEUE, SOURCE, World};
 
@@ -131,17 +133,17 @@ fn left_over(world: &World, phase: Option<&Phase>) -> Vec<String> {
     let mut found = Vec::new();
     let survivors: Vec<String> =
         world.pods.iter().filter(|pod| !pod.gone).map(|pod| control_queue(&pod.name)).collect();
-    for name in world.broker.names() {
+    for name in world.broker.queue_names().chain(world.broker.exchange_names()) {
         // A dead application's control queue is its own affair.
         let control = name.starts_with("ms2m.control.");
         let target = phase.and_then(Phase::plan).map(|plan| control_queue(&plan.target_pod));
-        let dead = target.as_ref() == Some(name) && !world.forgiven;
+        let dead = target.as_deref() == Some(&**name) && !world.forgiven;
         let ours = name.contains("ms2m.") && (!control || dead);
-        if ours && !survivors.contains(name) {
+        if ours && !survivors.iter().any(|it| **it == **name) {
             found.push(format!("{name} is left over"));
         }
     }
-    let bindings = world.broker.bindings(QUEUE);
+    let bindings = world.broker.bindings(&Destination::Queue(QUEUE.into()));
     if bindings.len() != 1 {
         found.push(format!("{QUEUE} is bound by {bindings:?}"));
     }
@@ -170,7 +172,11 @@ fn survivor(world: &World) -> Result<(&str, Ledger), String> {
         // A bare pod that died by a fault stays dead: what is left waits in its queue.
         [] if world.bereaved && world.scenario.owner == OwnerKind::Bare => {
             let mut ledger = Ledger::new(world.base.clone());
-            world.broker.waiting(QUEUE).for_each(|message| ledger.apply(message));
+            for (message, count, _) in world.broker.ready(QUEUE) {
+                if let Message::Data(first) = message {
+                    ledger.apply((*first, count));
+                }
+            }
             Ok((QUEUE, ledger))
         }
         several => Err(format!("{} copies {SURVIVES}", several.len())),
@@ -178,14 +184,14 @@ fn survivor(world: &World) -> Result<(&str, Ledger), String> {
 }
 
 fn tally(world: &World, survivor: &str, ledger: &Ledger) -> Tally {
-    let published: u64 = world.published.iter().copied().map(u64::from).sum();
+    let published: u64 = world.published.iter().sum();
     Tally {
         survivor: survivor.to_owned(),
         published,
         applied: ledger.applied(),
         lost: published.saturating_sub(ledger.applied()),
-        duplicated: u64::from(ledger.duplicated),
-        reordered: u64::from(ledger.reordered),
+        duplicated: ledger.duplicated,
+        reordered: ledger.reordered,
     }
 }
 
@@ -207,13 +213,13 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
     if world.forgiven || strayed_and_died {
         return found;
     }
-    let missing: u64 = ledger
-        .last
-        .iter()
-        .zip(&world.published)
-        .map(|(last, published)| u64::from(published.saturating_sub(*last)))
-        .sum();
-    let lost = ledger.gaps.len() as u64 + missing;
+    let mut missing = ledger.gaps.clone();
+    for (publisher, (last, published)) in (0..).zip(ledger.last.iter().zip(&world.published)) {
+        let first = Serial { publisher, sequence: last + 1 };
+        missing.insert((first, published.saturating_sub(*last)));
+    }
+    // What the broker forgot with a restart, before anybody had it confirmed, is nobody's.
+    let lost = missing.without(&world.unconfirmed).count();
     if lost > 0 {
         found.push(format!("{lost} {LOST} {name}: {ledger:?}"));
     }

@@ -25,8 +25,8 @@ pub(crate) struct Watch {
     pub copy_age: u64,
     /// The events, if they are recorded.
     pub recorder: Option<Recorder>,
-    /// When each message was published, by publisher.
-    published: Vec<Vec<u64>>,
+    /// By publisher: up to which number it had published, and when.
+    published: Vec<Vec<(u64, u64)>>,
     last_applied: u64,
     next_sample: u64,
 }
@@ -36,15 +36,20 @@ impl Watch {
         Self { published: vec![Vec::new(); usize::from(publishers)], recorder, ..Self::default() }
     }
 
-    pub fn published(&mut self, publisher: u8, now: u64) {
-        self.published[usize::from(publisher)].push(now);
+    pub fn published(&mut self, publisher: u8, last: u64, now: u64) {
+        self.published[usize::from(publisher)].push((last, now));
     }
 
     /// A copy has applied messages: up to `before`, and now up to `after`, by publisher.
-    pub fn applied(&mut self, now: u64, copy: bool, before: &[u32], after: &[u32]) {
+    pub fn applied(&mut self, now: u64, copy: bool, before: &[u64], after: &[u64]) {
         let new = before.iter().zip(after).zip(&self.published).filter(|((b, a), _)| a > b);
-        let oldest = new.filter_map(|((b, _), times)| times.get(*b as usize)).min();
-        let Some(&oldest) = oldest else { return };
+        let when = |next: u64, times: &[(u64, u64)]| {
+            let at = times.partition_point(|(last, _)| *last < next);
+            times.get(at).map(|(_, when)| *when)
+        };
+        let Some(oldest) = new.filter_map(|((b, _), times)| when(b + 1, times)).min() else {
+            return;
+        };
         let age = if copy { &mut self.copy_age } else { &mut self.source_age };
         *age = now.saturating_sub(oldest).max(*age);
         let waited_since = self.last_applied.max(oldest);
@@ -83,8 +88,8 @@ mod tests {
     #[test]
     fn a_pause_is_the_longest_wait_and_nobody_waits_for_what_is_not_there() {
         let mut watch = Watch::new(1, None);
-        for at in [60, 70, 900] {
-            watch.published(0, at);
+        for (last, at) in (1..).zip([60, 70, 900]) {
+            watch.published(0, last, at);
         }
         watch.applied(62, false, &[0], &[1]);
         watch.applied(300, false, &[1], &[2]);

@@ -2,30 +2,41 @@
 //! same run.
 
 mod cluster;
+mod effects;
 mod faults;
+mod observing;
 mod operator;
 mod picture;
+mod processes;
+mod publishers;
+mod session;
+mod settings;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
 
 use fastrand::Rng;
+use shadow_broker::memory::core::{
+    self, ConnectionId, Destination, ExchangeKind, ExchangeOptions, Kind, Name, QueueOptions,
+};
 use shadow_protocol::broker::Binding;
-use shadow_protocol::names::control_queue;
+use shadow_protocol::names::Names;
 use shadow_protocol::phase::{Phase, RestoreStep, State, SwitchStep};
-use shadow_protocol::spec::{IdentitySwap, Spec, Strategy, Transfer};
+use shadow_protocol::spec::Spec;
 use shadow_protocol::step::Step;
 
-use crate::application::{Ledger, Memory, Process, Surroundings};
-use crate::broker::{Broker, Message};
+use crate::application::{Memory, Process};
 use crate::cluster::Pod;
 use crate::log::Log;
+use crate::message::{Broker, Serials};
 use crate::mutant::Mutant;
-use crate::scenario::{OwnerKind, Scenario};
+use crate::scenario::Scenario;
 use crate::tempo::Tempo;
-use crate::verdict::{TWO_COPIES, Verdict};
+use crate::verdict::Verdict;
 use crate::watch::Watch;
 use operator::Operator;
+use session::Late;
 
 /// The application's queue.
 pub const QUEUE: &str = "app.events";
@@ -35,6 +46,9 @@ pub const EXCHANGE: &str = "app.fanout";
 pub const SOURCE: &str = "consumer-0";
 const NODES: [&str; 2] = ["worker-1", "worker-2"];
 
+/// How the broker's statistics lag: less than the settings wait for them.
+const STATISTICS: core::Settings = core::Settings { emit_every: 40, collect_every: 25 };
+
 /// When the migration begins, in milliseconds.
 pub const BEGIN: u64 = 50;
 
@@ -42,7 +56,9 @@ pub const BEGIN: u64 = 50;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Publish(u8),
-    Arrive(String, Message),
+    Arrive(ConnectionId, Name),
+    Flush(ConnectionId),
+    Commit(ConnectionId),
     Work(usize),
     Look(usize),
     Connect(usize),
@@ -54,13 +70,17 @@ enum Event {
     Reconcile,
     Operate(u32),
     Fault(usize),
-    IntruderLeaves(u32),
+    IntruderLeaves(ConnectionId),
+    AlarmEnds,
+    QueuesSee,
+    Late(usize),
+    Noticed(ConnectionId),
 }
 
 /// The API server's record of the migration.
 #[derive(Debug, Default)]
 struct Record {
-    state: Option<State>,
+    state: Option<Arc<State>>,
     version: u64,
 }
 
@@ -70,6 +90,15 @@ struct Job {
     done_at: u64,
     checkpoint: usize,
     fails: bool,
+}
+
+/// What there is and will be at the broker, by name.
+struct Stage {
+    queue: Name,
+    exchange: Name,
+    nothing: Name,
+    binding: Binding,
+    names: Names,
 }
 
 /// Everything there is.
@@ -83,6 +112,7 @@ pub struct World {
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     next_event: u64,
     pub(crate) broker: Broker,
+    stage: Stage,
     pub(crate) pods: Vec<Pod>,
     pub(crate) processes: Vec<Option<Process>>,
     /// Whether a process has a turn coming.
@@ -94,17 +124,26 @@ pub struct World {
     admitted: Option<String>,
     record: Record,
     operator: Operator,
-    /// How many messages each publisher has published.
-    pub(crate) published: Vec<u32>,
+    /// What operators that are gone still try to do.
+    late: Vec<Late>,
+    /// How many messages each publisher has published; the last one publishes in transactions.
+    pub(crate) published: Vec<u64>,
+    /// The backlog's part of it.
+    piled_up: Vec<u64>,
+    /// The publishers' connections.
+    publishers: Vec<Option<ConnectionId>>,
     publishing: bool,
-    /// Arrivals keep their order, per publisher and queue.
-    arrivals: BTreeMap<(u8, String), u64>,
+    /// Arrivals keep their order, per connection and queue.
+    arrivals: BTreeMap<(ConnectionId, Name), u64>,
+    /// Published, and lost by the broker before anybody had it confirmed.
+    pub(crate) unconfirmed: Serials,
+    alarm_until: u64,
     flood_until: u64,
     broker_down_until: u64,
     push_fails: bool,
     restore_fails: bool,
     /// What the process that died had acknowledged; its successor begins there.
-    pub(crate) base: Vec<u32>,
+    pub(crate) base: Vec<u64>,
     /// The state that was to survive died by a fault: a fresh process goes on.
     pub(crate) bereaved: bool,
     /// It died after the commit point: as without a migration.
@@ -150,8 +189,15 @@ impl World {
         log: Log,
         watch: Option<Box<Watch>>,
     ) -> Self {
-        let spec = spec(&scenario, &tempo);
-        let publishers = usize::from(scenario.publishers);
+        let spec = settings::spec(&scenario, &tempo);
+        let publishers = usize::from(scenario.publishers) + 1;
+        let stage = Stage {
+            queue: QUEUE.into(),
+            exchange: EXCHANGE.into(),
+            nothing: "".into(),
+            binding: Binding::plain(EXCHANGE),
+            names: Names::new(QUEUE, &spec.uid),
+        };
         let mut world = Self {
             rng: Rng::with_seed(scenario.seed ^ 0x5eed),
             mutant,
@@ -160,7 +206,8 @@ impl World {
             now: 0,
             events: BinaryHeap::new(),
             next_event: 0,
-            broker: Broker::default(),
+            broker: Broker::new(STATISTICS),
+            stage,
             pods: Vec::new(),
             processes: Vec::new(),
             working: Vec::new(),
@@ -170,9 +217,14 @@ impl World {
             admitted: None,
             record: Record::default(),
             operator: Operator::default(),
+            late: Vec::new(),
             published: vec![0; publishers],
+            piled_up: Vec::new(),
+            publishers: vec![None; publishers],
             publishing: true,
             arrivals: BTreeMap::new(),
+            unconfirmed: Serials::default(),
+            alarm_until: 0,
             flood_until: 0,
             broker_down_until: 0,
             push_fails: false,
@@ -196,11 +248,7 @@ impl World {
     }
 
     fn begin(&mut self) {
-        self.broker.declare(QUEUE, self.scenario.quorum, Some(&Binding::plain(EXCHANGE)));
-        for waiting in 0..self.scenario.backlog {
-            let publisher = u8::try_from(waiting % u32::from(self.scenario.publishers));
-            self.publish(publisher.unwrap_or(0));
-        }
+        self.set_up();
         let pod = self.create_pod(SOURCE, NODES[0], None);
         self.pods[pod].owned = true;
         self.started(pod);
@@ -220,6 +268,25 @@ impl World {
         }
     }
 
+    /// What the application's owner has set up, and what has piled up since.
+    fn set_up(&mut self) {
+        let kind = if self.scenario.quorum { Kind::Quorum } else { Kind::Classic };
+        let client = self.broker.connect("10.0.3.1", "the application's owner");
+        let (exchange, queue) = (self.stage.exchange.clone(), self.stage.queue.clone());
+        let fanout = ExchangeOptions::durable(ExchangeKind::Fanout);
+        let done = (self.broker.declare_exchange(client, &exchange, fanout))
+            .and_then(|()| self.broker.declare_queue(client, &queue, QueueOptions::durable(kind)))
+            .and_then(|_| {
+                let queue = Destination::Queue(queue.clone());
+                self.broker.bind(client, &queue, &self.stage.binding)
+            });
+        if let Err(refusal) = done {
+            self.violations.push(format!("setting up: {refusal}"));
+        }
+        self.broker.close(client);
+        self.pile_up();
+    }
+
     /// Runs to the end.
     pub fn run(mut self) -> Verdict {
         self.play();
@@ -230,8 +297,10 @@ impl World {
         let mut count = 0;
         while let Some(Reverse((at, _, event))) = self.events.pop() {
             self.now = at;
+            self.broker.advance(at);
             count += 1;
-            if count > self.tempo.most_events || at > self.tempo.longest {
+            let endless = at > self.tempo.longest && !self.operator.finished;
+            if count > self.tempo.most_events || endless {
                 self.violations.push(format!("no end after {at} ms: {}", self.waiting_for()));
                 break;
             }
@@ -246,7 +315,9 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Publish(publisher) => self.publish_and_go_on(publisher),
-            Event::Arrive(queue, message) => self.arrive(&queue, message),
+            Event::Arrive(connection, queue) => self.arrive(connection, &queue),
+            Event::Flush(connection) => self.flush(connection),
+            Event::Commit(connection) => self.commit(connection),
             Event::Work(process) => self.work(process),
             Event::Look(process) => self.look(process),
             Event::Connect(process) => self.connect(process),
@@ -269,10 +340,13 @@ impl World {
             Event::Reconcile => self.reconcile(),
             Event::Operate(turn) => self.operate(turn),
             Event::Fault(index) => self.fault(index),
-            Event::IntruderLeaves(consumer) => {
-                self.broker.drop_consumer(consumer);
+            Event::IntruderLeaves(connection) | Event::Noticed(connection) => {
+                self.broker.close(connection);
                 self.wake_all();
             }
+            Event::AlarmEnds => self.alarm_ends(),
+            Event::QueuesSee => self.blind_queues(false),
+            Event::Late(index) => self.act_late(index),
         }
     }
 
@@ -284,7 +358,7 @@ impl World {
 
     /// The state as stored, if there is one.
     pub fn state(&self) -> Option<&State> {
-        self.record.state.as_ref()
+        self.record.state.as_deref()
     }
 
     /// Calls that the operator made.
@@ -295,208 +369,6 @@ impl World {
     /// Milliseconds since the world began.
     pub fn now(&self) -> u64 {
         self.now
-    }
-
-    // Publishers.
-
-    fn publish_and_go_on(&mut self, publisher: u8) {
-        if !self.publishing {
-            return;
-        }
-        if self.now >= self.broker_down_until {
-            self.publish(publisher);
-        }
-        let after = if let Some(rate) = self.tempo.rate {
-            self.until_next(publisher, rate)
-        } else {
-            self.scenario.interval + self.rng.u64(..=self.scenario.interval / 2)
-        };
-        self.at(after, Event::Publish(publisher));
-    }
-
-    /// How long until a publisher's next message at a rate of so many per second in all, counted
-    /// from the beginning, so that a clock of milliseconds does not bend the rate.
-    fn until_next(&self, publisher: u8, rate: u64) -> u64 {
-        let publishers = u64::from(self.scenario.publishers);
-        let backlog = u64::from(self.scenario.backlog);
-        let share = backlog / publishers + u64::from(u64::from(publisher) < backlog % publishers);
-        let sent = u64::from(self.published[usize::from(publisher)]) - share;
-        // Publishers take turns.
-        let due = (sent * publishers + u64::from(publisher)) * 1_000 / rate.max(1);
-        due.max(self.broker_down_until).saturating_sub(self.now)
-    }
-
-    fn publish(&mut self, publisher: u8) {
-        let number = &mut self.published[usize::from(publisher)];
-        *number += 1;
-        if let Some(watch) = &mut self.watch {
-            watch.published(publisher, self.now);
-        }
-        let message = Message { publisher, number: *number };
-        for queue in self.broker.route(EXCHANGE) {
-            let longest = if self.now < self.flood_until { 280 } else { self.scenario.trail };
-            let due = self.now + if longest > 0 { self.rng.u64(..=longest) } else { 0 };
-            let last = self.arrivals.entry((publisher, queue.clone())).or_default();
-            *last = due.max(*last);
-            let after = *last - self.now;
-            if after == 0 {
-                self.arrive(&queue, message);
-            } else {
-                self.at(after, Event::Arrive(queue, message));
-            }
-        }
-    }
-
-    fn arrive(&mut self, queue: &str, message: Message) {
-        self.broker.enqueue(queue, message);
-        for process in 0..self.processes.len() {
-            let there = |found: &Process| matches!(&found.consuming, Some((_, q)) if q == queue);
-            if self.processes[process].as_ref().is_some_and(there) {
-                self.nudge(process);
-            }
-        }
-    }
-
-    // Processes.
-
-    fn with<T>(
-        &mut self,
-        process: usize,
-        act: impl FnOnce(&mut Process, &mut Surroundings) -> T,
-    ) -> Option<T> {
-        let binding = Binding::plain(EXCHANGE);
-        let mut around = Surroundings {
-            broker: &mut self.broker,
-            primary: QUEUE,
-            binding: &binding,
-            habits: self.scenario.habits,
-            quorum: self.scenario.quorum,
-        };
-        self.processes[process].as_mut().map(|process| act(process, &mut around))
-    }
-
-    /// Gives a process a turn, unless it has one coming.
-    fn nudge(&mut self, process: usize) {
-        if !std::mem::replace(&mut self.working[process], true) {
-            self.at(self.scenario.habits.service.max(1), Event::Work(process));
-        }
-    }
-
-    fn work(&mut self, process: usize) {
-        self.working[process] = false;
-        let (turn, watched) = (self.tempo.per_turn, self.watch.is_some());
-        let (more, moved, applied) = self
-            .with(process, |process, around| {
-                let before = process.consuming.clone();
-                let applied = watched.then(|| process.memory.ledger.last.clone());
-                let more = (0..turn).all(|_| process.work(around));
-                (more, process.consuming != before, applied)
-            })
-            .unwrap_or_default();
-        if let Some(before) = applied {
-            self.watch_work(process, &before);
-        }
-        if moved {
-            self.arrived(process);
-        }
-        if more {
-            self.nudge(process);
-        }
-    }
-
-    fn look(&mut self, process: usize) {
-        let moved = self.with(process, |process, around| {
-            let before = process.consuming.clone();
-            process.look(around);
-            process.consuming != before
-        });
-        if moved == Some(true) {
-            self.arrived(process);
-        }
-        self.nudge(process);
-    }
-
-    /// A process consumes another queue.
-    fn arrived(&mut self, process: usize) {
-        let consuming = self.processes[process].as_ref().and_then(|found| found.consuming.clone());
-        let Some((_, queue)) = consuming else { return };
-        let name = self.processes[process].as_ref().map(|p| p.hostname.clone()).unwrap_or_default();
-        self.log.note(self.now, || format!("{name} consumes {queue}"));
-        self.crowded(&queue);
-        if self.scenario.habits.late_acks > 0 {
-            self.at(self.scenario.habits.late_acks, Event::Pay(process));
-        }
-        self.nudge(process);
-        self.at(self.scenario.habits.attention, Event::Look(process));
-    }
-
-    /// Invariant 4: at most one copy consumes `Q`.
-    fn crowded(&mut self, queue: &str) {
-        let copies = self.processes.iter().flatten();
-        let here = copies.filter(|p| matches!(&p.consuming, Some((_, q)) if q == queue)).count();
-        if queue == QUEUE && here > 1 && !self.bereaved && !self.strayed {
-            self.violations.push(format!("{TWO_COPIES} {queue} after {} ms", self.now));
-        }
-    }
-
-    fn connect(&mut self, process: usize) {
-        if self.now < self.broker_down_until {
-            let after = self.broker_down_until - self.now + self.scenario.habits.reconnect;
-            self.at(after, Event::Connect(process));
-            return;
-        }
-        let connected = self.with(process, |process, around| {
-            let already = process.connected;
-            if !already {
-                process.connect(around);
-            }
-            !already
-        });
-        if connected == Some(true) {
-            self.arrived(process);
-            let soon = self.rng.u64(..=self.scenario.habits.attention);
-            self.at(soon, Event::Look(process));
-        }
-    }
-
-    fn spawn(&mut self, memory: Memory, hostname: &str) -> usize {
-        self.processes.push(Some(Process::new(memory, hostname)));
-        self.working.push(false);
-        let process = self.processes.len() - 1;
-        let soon = self.rng.u64(1..=self.scenario.habits.reconnect);
-        self.at(soon, Event::Connect(process));
-        process
-    }
-
-    fn fresh(&self) -> Memory {
-        Memory { ledger: Ledger::new(self.base.clone()), told: None }
-    }
-
-    /// The process ends; what it held returns to its queue.
-    fn kill(&mut self, process: usize) {
-        if let Some(mut dead) = self.processes[process].take() {
-            dead.disconnect(&mut self.broker);
-        }
-        self.wake_all();
-    }
-
-    /// Whoever consumes a queue to which something was returned has something to do.
-    fn wake_all(&mut self) {
-        for process in 0..self.processes.len() {
-            if self.processes[process].is_some() {
-                self.nudge(process);
-            }
-        }
-    }
-
-    /// The control queue of `pod` has an order.
-    fn ordered(&mut self, pod: &str) {
-        let control = control_queue(pod);
-        for process in 0..self.processes.len() {
-            if self.processes[process].as_ref().is_some_and(|found| found.control() == control) {
-                self.at(self.scenario.habits.attention, Event::Look(process));
-            }
-        }
     }
 
     /// No way back any more, as far as the record says.
@@ -523,25 +395,5 @@ impl World {
                     }
             )
         )
-    }
-}
-
-fn spec(scenario: &Scenario, tempo: &Tempo) -> Spec {
-    Spec {
-        uid: "5e3d0000-0000".to_owned(),
-        source_pod: SOURCE.to_owned(),
-        container: None,
-        target_node: Some(NODES[1].to_owned()),
-        repository: Some("registry.example/checkpoints".to_owned()),
-        strategy: (scenario.owner == OwnerKind::StatefulSet).then_some(Strategy::Sequential),
-        transfer: Transfer::Registry,
-        replay_mode: scenario.mode,
-        cutoff_ms: tempo.cutoff,
-        identity_swap: IdentitySwap::None,
-        pin: false,
-        queue: Some(QUEUE.to_owned()),
-        exchange: EXCHANGE.to_owned(),
-        abort: false,
-        deleted: false,
     }
 }

@@ -1,10 +1,13 @@
 //! The protocol under faults: nothing is lost, nothing is left over, every run has an end.
 
+use std::time::{Duration, Instant};
+
 use shadow_protocol::effect::NAMES;
+use shadow_protocol::phase::PhaseName;
 use shadow_sim::campaign::{self, Tally};
 use shadow_sim::mutant::MUTANTS;
 use shadow_sim::run_logged;
-use shadow_sim::scenario::Scenario;
+use shadow_sim::scenario::{Fault, Scenario, WorldFault};
 
 /// Mutants must be caught within so many plans.
 const ENOUGH: u64 = 5_000;
@@ -42,10 +45,58 @@ fn every_fault_at_every_call() {
         assert_clean(&tally);
         performed.extend(tally.effects);
     }
+    for scenario in Scenario::loads() {
+        assert_clean(&campaign::every_call(&scenario));
+    }
     let missing: Vec<_> = NAMES.iter().filter(|name| !performed.contains(**name)).collect();
     // Somebody has to die, or to be late, for a message to be moved.
     assert!(missing.is_empty(), "never carried out: {missing:?}");
     assert!(performed.iter().all(|name| NAMES.contains(name)), "{performed:?}");
+}
+
+/// How a load ends: Completed, or why not.
+fn end_of(scenario: &Scenario) -> String {
+    let begun = Instant::now();
+    let verdict = run_logged(scenario.clone(), None);
+    let took = begun.elapsed();
+    println!("{scenario:?} takes {took:?}, and {} ms there", verdict.at);
+    assert_eq!(verdict.violations, [""; 0], "{}", verdict.log.join("\n"));
+    // A million messages are counted; a second is plenty even on a busy machine.
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let phase = verdict.phase.map(PhaseName::as_str).unwrap_or_default();
+    verdict.reason.unwrap_or_else(|| phase.to_owned())
+}
+
+#[test]
+fn a_million_messages_and_a_slow_application_have_an_end() {
+    let ends: Vec<String> = Scenario::loads().iter().map(end_of).collect();
+    let forced = "Completed";
+    let never_forced = "NoProgress";
+    let (in_time, too_late, parked) = ("Completed", "DeadlineExceeded", "Completed");
+    assert_eq!(ends, [forced, never_forced, in_time, too_late, parked]);
+}
+
+/// The same scenario with something going wrong at each of many moments.
+fn at_all_times(scenario: &Scenario, fault: WorldFault) -> Tally {
+    let end = run_logged(scenario.clone(), None).at;
+    let mut all = Tally::default();
+    for at in (0..end).step_by(7) {
+        all.run(Scenario { faults: vec![Fault::World(at, fault)], ..scenario.clone() });
+    }
+    all
+}
+
+#[test]
+fn a_second_migration_an_alarm_and_a_lost_session_change_nothing() {
+    for scenario in Scenario::kinds() {
+        for fault in [WorldFault::SecondMigration, WorldFault::SessionLost, WorldFault::Alarm] {
+            let tally = at_all_times(&scenario, fault);
+            assert_clean(&tally);
+            let completed = tally.ends.get("Completed").copied().unwrap_or_default();
+            println!("{fault:?}: {:?}", tally.ends);
+            assert!(completed * 10 > tally.plans * 9, "{fault:?}: {:?}", tally.ends);
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //!
 //! [`core`] is the broker, a pure state machine; [`MemoryBroker`] shares one between tasks and moves
 //! its time by tokio's clock; [`MemoryConnector`] opens sessions on it. A client's address is the
-//! host of its URL, so whoever wants to cut one client off gives it a URL of its own.
+//! host of its URL, so whoever wants to cut one client off gives it a URL of its own. What a session
+//! does to the state machine is in functions of their own, so that a simulator with another clock
+//! does the same: [`topology`], [`moving`], [`proofs`], [`survey`].
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,10 +17,11 @@ use crate::{Connector, Error, Session, Target};
 
 pub mod core;
 mod fault;
-mod moving;
+pub mod moving;
+pub mod proofs;
 mod session;
-mod survey;
-mod topology;
+pub mod survey;
+pub mod topology;
 
 pub use fault::{Call, Fault, Hook, Operation};
 

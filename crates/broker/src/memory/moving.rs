@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Core;
-use super::core::{ConnectionId, ConsumeOptions, ConsumerId, Publish, Published, Refusal};
+use super::core::{
+    Broker, ConnectionId, ConsumeOptions, ConsumerId, Content, Delivery, Publish, Published,
+    Refusal,
+};
 use super::session::{DEADLINE, MemorySession, label};
 use crate::{Error, Session as _};
 
@@ -41,7 +43,7 @@ impl MemorySession {
         let consumer = consumer.map_err(refused)?;
         let begun = Instant::now();
         loop {
-            let batch = self.broker.with(|core| take(core, mover, consumer, to));
+            let batch = self.broker.with(|core| hand_over(core, mover, consumer, to));
             match batch.map_err(refused)? {
                 Batch::Lost => return Err(self.failed(attempted(), "no queue gets them")),
                 Batch::Blocked => {
@@ -70,6 +72,7 @@ impl MemorySession {
     }
 }
 
+/// What became of a batch.
 enum Batch {
     /// All are there; the last one's tag.
     Confirmed(Option<u64>),
@@ -79,19 +82,39 @@ enum Batch {
     Blocked,
 }
 
-fn take(
-    core: &mut Core,
+fn hand_over<M: Content>(
+    core: &mut Broker<M>,
     mover: ConnectionId,
     consumer: ConsumerId,
     to: &str,
 ) -> Result<Batch, Refusal> {
     let mut last = None;
-    while let Some(delivery) = core.take(consumer, 1)? {
-        match core.publish(mover, Publish::one("", to, delivery.first))? {
-            Published::Arrived(1..) => last = Some(delivery.tag),
+    while let Some(Delivery { tag, first, count, .. }) = core.take(consumer, BATCH)? {
+        match core.publish(mover, Publish { count, ..Publish::one("", to, first) })? {
+            Published::Arrived(1..) => last = Some(tag + count - 1),
             Published::Blocked => return Ok(Batch::Blocked),
             Published::Arrived(0) | Published::Pending(_) => return Ok(Batch::Lost),
         }
     }
     Ok(Batch::Confirmed(last))
+}
+
+/// Moves all at one instant, on the connection `mover`, which is to be closed then. Whether all are
+/// there: otherwise an alarm holds the last batch up, or nobody gets it, and it returns to its queue.
+pub fn move_at_once<M: Content>(
+    core: &mut Broker<M>,
+    mover: ConnectionId,
+    from: &str,
+    to: &str,
+) -> Result<bool, Refusal> {
+    if core.counts(from).is_none_or(|counts| counts.ready == 0) {
+        return Ok(true);
+    }
+    let options = ConsumeOptions { prefetch: BATCH, ..ConsumeOptions::default() };
+    let consumer = core.consume(mover, from, options)?;
+    while let Batch::Confirmed(last) = hand_over(core, mover, consumer, to)? {
+        let Some(tag) = last else { return Ok(true) };
+        core.ack(consumer, tag, true)?;
+    }
+    Ok(false)
 }

@@ -1,6 +1,5 @@
 //! A session: its connections, its lock, and the trait's surface.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,12 +10,11 @@ use shadow_protocol::broker::{
 use shadow_protocol::effect::EffectId;
 use shadow_protocol::names::control_queue;
 
-use super::core::{
-    ConnectionId, Destination, Kind, Name, Publish, Published, QueueOptions, Refusal,
-};
+use super::core::{ConnectionId, Destination, Publish, Published, Refusal};
 use super::fault::{Call, Fault, Operation};
+use super::proofs::{self, Proofs};
+use super::topology::{self, Obstacle};
 use super::{Core, MemoryBroker, Payload, survey};
-use crate::proof::{Proof, Sample, Statistics};
 use crate::{Error, Session, Target};
 
 /// How long the way to the broker and back takes.
@@ -34,7 +32,7 @@ pub(super) struct MemorySession {
     /// Publishes orders.
     publisher: ConnectionId,
     /// The slow proofs under way, by queue.
-    proofs: Mutex<HashMap<String, Proof>>,
+    proofs: Mutex<Proofs>,
 }
 
 impl MemorySession {
@@ -118,27 +116,28 @@ impl MemorySession {
         }
     }
 
+    /// An obstacle as the trait has it.
+    fn prevented(&self, attempted: String, obstacle: Obstacle) -> Error {
+        match obstacle {
+            Obstacle::Refused(refusal) => self.refused(attempted, refusal),
+            Obstacle::InUse { .. } => self.failed(attempted, obstacle.to_string()),
+            Obstacle::Unanswered(_) => self.timeout(attempted),
+            Obstacle::Exclusive(queue) => Error::Invalid {
+                what: format!("the control queue {queue:?}"),
+                why: "it is exclusive, so no twin of it can be declared; declare it durable"
+                    .to_owned(),
+            },
+        }
+    }
+
     fn end(&self) {
         self.broker.with(|core| [self.topology, self.publisher].map(|it| core.close(it)));
     }
 
-    /// Closes what is left of this migration's earlier sessions.
-    fn depose(&self, core: &mut Core) {
-        let label = label(&self.migration);
-        let ours = [self.topology, self.publisher];
-        let stale = |(id, _, name): (ConnectionId, _, &Name)| {
-            (**name == *label && !ours.contains(&id)).then_some(id)
-        };
-        let ending: Vec<ConnectionId> = core.connections().filter_map(stale).collect();
-        for connection in ending {
-            core.close_by_broker(connection);
-        }
-    }
-
     fn take_lock(&self, core: &mut Core, lock: &str) -> Result<(), Error> {
-        self.depose(core);
-        match core.declare_queue(self.topology, lock, QueueOptions::lock()) {
-            Ok(_) => Ok(()),
+        let ours = [self.topology, self.publisher];
+        match topology::lock(core, self.topology, &ours, &label(&self.migration), lock) {
+            Ok(()) => Ok(()),
             Err(Refusal::Locked { .. }) => {
                 let owner = core.owner(lock);
                 let holder = core.connections().find(|(id, ..)| Some(*id) == owner);
@@ -149,66 +148,20 @@ impl MemorySession {
         }
     }
 
-    /// Ready messages and consumers; a queue that can't be asked gives no answer in time.
+    /// Ready messages and consumers.
     pub(super) fn count(&self, core: &mut Core, queue: &str) -> Result<Option<Counts>, Error> {
-        let attempted = || format!("counting queue {queue:?}");
-        if core.blind(queue) {
-            return Err(self.timeout(attempted()));
-        }
-        match core.declare_passive(self.topology, queue) {
-            Ok(counts) => Ok(Some(counts)),
-            Err(Refusal::NotFound { .. }) => Ok(None),
-            Err(refusal) => Err(self.refused(attempted(), refusal)),
-        }
+        let counted = topology::count(core, self.topology, queue);
+        counted.map_err(|obstacle| self.prevented(format!("counting queue {queue:?}"), obstacle))
     }
 
-    /// The three proofs that a queue is empty, the first that applies.
-    fn prove_empty(&self, core: &mut Core, queue: &str) -> Result<Emptiness, Error> {
-        let (kind, ready, unacknowledged) = self.inside(core, queue)?;
-        let told = match kind {
-            Kind::Classic => Some((ready, unacknowledged) == (0, 0)),
-            Kind::Quorum if core.blind(queue) => None,
-            Kind::Quorum => match self.count(core, queue)?.unwrap_or_default() {
-                Counts { ready: 0, consumers: 0 } => Some(true),
-                counts => (counts.ready > 0).then_some(false),
-            },
-        };
-        let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(empty) = told {
-            proofs.remove(queue);
-            return Ok(verdict(empty));
-        }
-        let counts = core.declare_passive(self.topology, queue);
-        let shown = core.statistics(queue);
+    fn prove(&self, queue: &str, proved: Result<Emptiness, Obstacle>) -> Result<Emptiness, Error> {
         let attempted = || format!("asking queue {queue:?} what it holds");
-        let shown = shown.map_err(|refusal| self.refused(attempted(), refusal))?;
-        let statistics = shown.map(|it| Statistics {
-            reductions: it.reductions,
-            ready: it.ready,
-            unacknowledged: it.unacknowledged,
-        });
-        let ready = counts.map_or(u64::MAX, |counts| counts.ready);
-        Ok(proofs.entry(queue.to_owned()).or_default().take(Sample { ready, statistics }))
+        proved.map_err(|obstacle| self.prevented(attempted(), obstacle))
     }
 
-    fn prove_quiet(&self, core: &mut Core, queue: &str) -> Result<Emptiness, Error> {
-        let (kind, _, unacknowledged) = self.inside(core, queue)?;
-        Ok(verdict(match kind {
-            Kind::Classic => unacknowledged == 0,
-            Kind::Quorum => {
-                !core.blind(queue)
-                    && self.count(core, queue)?.is_some_and(|counts| counts.consumers == 0)
-            }
-        }))
-    }
-
-    /// A queue's type and live figures, ready and unacknowledged.
-    fn inside(&self, core: &Core, queue: &str) -> Result<(Kind, u64, u64), Error> {
-        let found = core.queue(queue).zip(core.figures(queue));
-        let (options, figures) = found.ok_or_else(|| {
-            self.failed(format!("asking queue {queue:?} what it holds"), "no such queue")
-        })?;
-        Ok((options.kind, figures.ready, figures.unacknowledged))
+    fn change(&self, core: &mut Core, change: &Topology) -> Result<(), Error> {
+        topology::change(core, self.topology, change)
+            .map_err(|it| self.prevented(format!("changing the topology ({change:?})"), it))
     }
 
     /// Publishes an order. Under an alarm it waits; what is still unread at the deadline, the
@@ -308,11 +261,16 @@ impl Session for MemorySession {
     }
 
     async fn emptiness(&self, queue: &str) -> Result<Emptiness, Error> {
-        self.call(Operation::Emptiness(queue), |core| self.prove_empty(core, queue)).await
+        let prove = |core: &mut Core| {
+            let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
+            self.prove(queue, proofs.empty(core, self.topology, queue))
+        };
+        self.call(Operation::Emptiness(queue), prove).await
     }
 
     async fn quiet(&self, queue: &str) -> Result<Emptiness, Error> {
-        self.call(Operation::Quiet(queue), |core| self.prove_quiet(core, queue)).await
+        let prove = |core: &mut Core| self.prove(queue, proofs::quiet(core, self.topology, queue));
+        self.call(Operation::Quiet(queue), prove).await
     }
 
     async fn close(&self) {
@@ -336,10 +294,6 @@ async fn ask(broker: &MemoryBroker, migration: &str, operation: Operation<'_>) -
 /// What a migration's connections call themselves.
 pub(super) fn label(migration: &str) -> String {
     format!("shadow/{migration}")
-}
-
-fn verdict(holds: bool) -> Emptiness {
-    if holds { Emptiness::Proved } else { Emptiness::Unproved }
 }
 
 fn unreachable(operation: Operation<'_>, host: &str, refusal: Refusal) -> Error {

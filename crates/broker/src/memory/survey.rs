@@ -6,13 +6,14 @@ use shadow_protocol::broker::{
     Arguments, Binding, Consumer, Exchange, Queue, QueueType, Survey, Totals,
 };
 
-use super::core::{ConnectionId, Destination, ExchangeKind, Kind};
-use super::{Core, connection_name};
+use super::connection_name;
+use super::core::{Broker, ConnectionId, Content, Destination, ExchangeKind, Kind};
 
 /// As which version of `RabbitMQ` it behaves.
 const VERSION: &str = "4.1.0";
 
-pub(super) fn survey(core: &Core, primary: &str, control: &str) -> Survey {
+/// All there is to know of the queue `primary`; the source's control queue is `control`.
+pub fn survey<M: Content>(core: &Broker<M>, primary: &str, control: &str) -> Survey {
     let bindings = core.bindings(&Destination::Queue(primary.into()));
     let alarm = || "a memory or disk alarm is in force".to_owned();
     let transactional: Vec<ConnectionId> = core.transactional().collect();
@@ -32,7 +33,7 @@ pub(super) fn survey(core: &Core, primary: &str, control: &str) -> Survey {
     }
 }
 
-fn queue(core: &Core, name: &str) -> Option<Queue> {
+fn queue<M: Content>(core: &Broker<M>, name: &str) -> Option<Queue> {
     let options = core.queue(name)?;
     let kind = match options.kind {
         Kind::Classic => QueueType::Classic,
@@ -42,13 +43,13 @@ fn queue(core: &Core, name: &str) -> Option<Queue> {
         kind,
         durable: options.durable,
         exclusive: options.exclusive,
-        auto_delete: options.auto_delete,
+        auto_delete: false,
         arguments: serde_json::from_str(&options.arguments).unwrap_or_default(),
         policy: Arguments::new(),
     })
 }
 
-fn exchanges(core: &Core, bindings: &[Binding]) -> BTreeMap<String, Exchange> {
+fn exchanges<M: Content>(core: &Broker<M>, bindings: &[Binding]) -> BTreeMap<String, Exchange> {
     let typed = |binding: &Binding| {
         let kind = match core.exchange_kind(&binding.source)? {
             ExchangeKind::Direct => "direct",
@@ -61,7 +62,8 @@ fn exchanges(core: &Core, bindings: &[Binding]) -> BTreeMap<String, Exchange> {
     bindings.iter().filter_map(typed).collect()
 }
 
-pub(super) fn consumers(core: &Core, queue: &str) -> Vec<Consumer> {
+/// The live consumers of a queue.
+pub fn consumers<M: Content>(core: &Broker<M>, queue: &str) -> Vec<Consumer> {
     let peers: BTreeMap<ConnectionId, _> =
         core.connections().map(|(id, peer, _)| (id, peer)).collect();
     let described = |(consumer, connection)| {
@@ -77,12 +79,13 @@ pub(super) fn consumers(core: &Core, queue: &str) -> Vec<Consumer> {
     core.consumers_of(queue).map(|view| (view.id, view.connection)).filter_map(described).collect()
 }
 
-pub(super) fn totals(core: &Core, queue: &str) -> Totals {
+/// What a queue has seen, by the statistics, which lag.
+pub fn totals<M: Content>(core: &Broker<M>, queue: &str) -> Totals {
     core.statistics(queue).ok().flatten().map(|shown| shown.totals).unwrap_or_default()
 }
 
 /// The queues and exchanges that `source` feeds: `(name, is_queue)`.
-pub(super) fn fed_by(core: &Core, source: &str) -> Vec<(String, bool)> {
+pub fn fed_by<M: Content>(core: &Broker<M>, source: &str) -> Vec<(String, bool)> {
     let named = |to: Destination| match to {
         Destination::Queue(name) => (name.to_string(), true),
         Destination::Exchange(name) => (name.to_string(), false),
@@ -93,7 +96,10 @@ pub(super) fn fed_by(core: &Core, source: &str) -> Vec<(String, bool)> {
 }
 
 /// The names of the connections chosen by address and name.
-pub(super) fn connections(core: &Core, chosen: impl Fn(&str, &str) -> bool) -> Vec<String> {
+pub fn connections<M: Content>(
+    core: &Broker<M>,
+    chosen: impl Fn(&str, &str) -> bool,
+) -> Vec<String> {
     let named = core.connections().map(|(id, peer, _)| (peer, connection_name(peer, id)));
     named.filter(|(peer, name)| chosen(peer, name)).map(|(_, name)| name).collect()
 }

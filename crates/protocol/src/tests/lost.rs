@@ -107,6 +107,48 @@ fn before_the_checkpoint_the_heir_works_off_the_rest_and_finds_what_is_new_in_it
 }
 
 #[test]
+fn what_an_heir_leaves_behind_is_moved_and_its_queue_is_not_purged() {
+    let before = state(|p| matches!(p, Phase::Checkpointing { step: CutStep::Freeze { .. }, .. }));
+    let s1 = before.phase.plan().expect("a plan").names.s1.clone();
+    let (states, _) = bereaved(before, Some(&heir(true)));
+    let rest = |s: &&State| {
+        let Phase::Unwinding { reached, step, .. } = &s.phase else { return false };
+        *reached == Reached::Rest && *step == Undo::Regather
+    };
+    let mut inherited = states.iter().find(rest).expect("on its way").clone();
+    // Another one than the heir that the plan names by now, so that this one is gone, too.
+    if let Phase::Unwinding { plan, .. } = &mut inherited.phase {
+        plan.source_uid = "second".to_owned();
+    }
+    let (states, effects) = bereaved(inherited, None);
+    assert_eq!(failed_as(&states), "SourceLost");
+    assert!(!effects.iter().any(is_purge), "the queue alone has what came since cut B");
+    let moved = moved(&effects);
+    assert!(!moved.is_empty() && moved.iter().all(|from| *from == s1), "{moved:?}");
+}
+
+#[test]
+fn on_the_way_back_from_cut_a_the_queue_is_fed_by_nobody() {
+    let before = state(|p| matches!(p, Phase::Checkpointing { step: CutStep::CutA, .. }));
+    let plan = before.phase.plan().expect("a plan").clone();
+    let aborted = Spec { abort: true, ..spec() };
+    let mut state = before;
+    let mut done = Vec::new();
+    for _ in 0..3 {
+        let seen = obliging(&state.phase);
+        let decision = decide(&aborted, &Settings::default(), &state, &seen, Time(9_000));
+        (state, done) = (decision.state, decision.effects);
+        if matches!(state.phase, Phase::Unwinding { step: Undo::WorkOff, .. }) {
+            break;
+        }
+    }
+    for binding in [vec![Binding::plain(&plan.names.gate)], plan.bindings].concat() {
+        let unbound = Effect::Topology(Topology::UnbindQueue { queue: Q.to_owned(), binding });
+        assert!(done.contains(&unbound), "{unbound:?} is not in {done:?}");
+    }
+}
+
+#[test]
 fn where_nobody_obeys_what_is_left_is_moved_in_order() {
     for heir in [None, Some(heir(false))] {
         let before =

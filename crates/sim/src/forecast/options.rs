@@ -58,6 +58,11 @@ pub const FAULTS: [(&str, WorldFault); 13] = [
     ("restore-fails", WorldFault::RestoreFails),
     ("late-deliveries", WorldFault::Flood),
     ("second-consumer", WorldFault::Intruder),
+    ("alarm", WorldFault::Alarm),
+    ("session-lost", WorldFault::SessionLost),
+    ("second-migration", WorldFault::SecondMigration),
+    ("queues-blind", WorldFault::QueuesBlind),
+    ("transaction", WorldFault::Transaction),
     ("abort", WorldFault::Abort),
     ("delete", WorldFault::Delete),
 ];

@@ -44,7 +44,7 @@ impl World {
             return;
         }
         let memory = checkpoint.map_or_else(|| self.fresh(), |it| self.checkpoints[it].clone());
-        let process = self.spawn(memory, &name);
+        let process = self.spawn(memory, &name, &self.pods[pod].address());
         let number = u32::try_from(self.processes.len()).unwrap_or(u32::MAX);
         let found = &mut self.pods[pod];
         (found.process, found.container) = (Some(process), Some(number));

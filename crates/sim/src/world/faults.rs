@@ -1,9 +1,10 @@
 //! What goes wrong in the world at its own time.
 
+use shadow_broker::memory::core::ConsumeOptions;
 use shadow_protocol::phase::{Phase, RestoreStep, State, SwitchStep};
 use shadow_protocol::step::Step;
 
-use super::{Event, QUEUE, SOURCE, World};
+use super::{Event, SOURCE, World};
 use crate::scenario::{Fault, WorldFault};
 
 /// The source is being deleted, or the order to do so is under way.
@@ -52,6 +53,20 @@ impl World {
                 self.flooded = true;
             }
             WorldFault::Intruder => self.intrude(),
+            WorldFault::Alarm => self.raise_alarm(),
+            WorldFault::SessionLost => self.lose_session(),
+            WorldFault::SecondMigration => self.second_migration(),
+            WorldFault::QueuesBlind => {
+                self.blind_queues(true);
+                let lasts = self.rng.u64(5..300);
+                self.at(lasts, Event::QueuesSee);
+            }
+            WorldFault::Transaction => {
+                // It trails whatever cut comes meanwhile.
+                self.flooded = true;
+                let lasts = self.rng.u64(10..280);
+                self.transact(lasts);
+            }
             WorldFault::Abort => {
                 self.spec.abort = true;
                 self.ring();
@@ -118,7 +133,8 @@ impl World {
 
     fn broker_restarts(&mut self) {
         self.broker_down_until = self.now + self.rng.u64(10..300);
-        self.operator.session = false;
+        self.forget_unconfirmed();
+        self.broker.restart();
         self.cut_off();
     }
 
@@ -143,13 +159,28 @@ impl World {
         }
     }
 
+    fn raise_alarm(&mut self) {
+        let lasts = self.rng.u64(5..400);
+        self.alarm_until = self.alarm_until.max(self.now + lasts);
+        self.broker.raise_alarm();
+        self.at(lasts, Event::AlarmEnds);
+    }
+
     /// Somebody else consumes the queue, takes a message and gives it back when it leaves.
     fn intrude(&mut self) {
-        if let Some(consumer) = self.broker.consume(QUEUE, 1) {
-            self.broker.fetch(consumer);
+        if self.now < self.broker_down_until {
+            return;
+        }
+        let intruder = self.broker.connect("10.0.4.1", "intruder");
+        let options = ConsumeOptions { prefetch: 1, ..ConsumeOptions::default() };
+        if let Ok(consumer) = self.broker.consume(intruder, &self.stage.queue, options) {
             self.intruded = true;
             let stays = self.rng.u64(5..100);
-            self.at(stays, Event::IntruderLeaves(consumer));
+            self.at(stays, Event::IntruderLeaves(intruder));
+            if let (Ok(Some(taken)), true) = (self.broker.take(consumer, 1), self.rng.bool()) {
+                // It is its own again at once, unless somebody else is quicker.
+                let _ = self.broker.nack(consumer, taken.tag, false);
+            }
         }
     }
 }

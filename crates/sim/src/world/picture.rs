@@ -1,5 +1,7 @@
 //! The world in words: what there is at an instant, by name, so that two instants can be compared.
 
+use shadow_broker::memory::core::Destination;
+
 use super::{EXCHANGE, QUEUE, World};
 use crate::record::Picture;
 
@@ -13,24 +15,25 @@ impl World {
         if let Some(state) = self.state() {
             put("migration".into(), state.phase.step().to_string());
         }
-        let lock = if self.operator.session { "holds the lock" } else { "without the lock" };
+        let lock =
+            if self.operator.session.is_some() { "holds the lock" } else { "without the lock" };
         put("operator".into(), lock.into());
-        put(
-            "published".into(),
-            self.published.iter().map(|&n| u64::from(n)).sum::<u64>().to_string(),
-        );
-        put(format!("exchange {EXCHANGE} feeds"), self.broker.route(EXCHANGE).join(", "));
-        let sources = self.broker.bindings(QUEUE).into_iter().map(|binding| binding.source);
-        put(format!("queue {QUEUE} is bound to"), sources.collect::<Vec<_>>().join(", "));
-        for name in self.broker.names() {
-            if let Some(counts) = self.broker.counts(name) {
-                put(format!("queue {name} ready"), counts.ready.to_string());
-                if !name.starts_with("ms2m.control.") {
-                    put(format!("queue {name} consumers"), counts.consumers.to_string());
-                }
-            } else {
-                put(format!("exchange {name}"), "there".into());
+        put("published".into(), self.published.iter().sum::<u64>().to_string());
+        let fed = self.broker.route(EXCHANGE, "", "");
+        let fed: Vec<&str> = fed.iter().map(|queue| &**queue).collect();
+        put(format!("exchange {EXCHANGE} feeds"), fed.join(", "));
+        let bindings = self.broker.bindings(&Destination::Queue(QUEUE.into())).into_iter();
+        let sources: Vec<String> = bindings.map(|binding| binding.source).collect();
+        put(format!("queue {QUEUE} is bound to"), sources.join(", "));
+        for name in self.broker.queue_names() {
+            let Some(counts) = self.broker.counts(name) else { continue };
+            put(format!("queue {name} ready"), counts.ready.to_string());
+            if !name.starts_with("ms2m.control.") {
+                put(format!("queue {name} consumers"), counts.consumers.to_string());
             }
+        }
+        for name in self.broker.exchange_names() {
+            put(format!("exchange {name}"), "there".into());
         }
         for pod in self.pods.iter().filter(|pod| !pod.gone) {
             let of = |what: &str| format!("pod {} ({}) {what}", pod.name, pod.uid);
@@ -47,7 +50,7 @@ impl World {
                 continue;
             };
             put(of("applied"), process.memory.ledger.applied().to_string());
-            let queue = process.consuming.as_ref().map_or("nothing", |(_, queue)| queue);
+            let queue = process.consuming.as_ref().map_or("nothing", |it| &*it.queue);
             let frozen = if process.frozen { ", frozen" } else { "" };
             put(of("consumes"), format!("{queue}{frozen}"));
         }
@@ -69,8 +72,8 @@ impl World {
             let process = pods.find_map(|pod| self.processes[pod.process?].as_ref());
             process.map(|process| process.memory.ledger.applied())
         };
-        let published: u64 = self.published.iter().copied().map(u64::from).sum();
-        let base = self.base.iter().copied().map(u64::from).sum();
+        let published: u64 = self.published.iter().sum();
+        let base = self.base.iter().sum();
         let source = applied(false).unwrap_or(base);
         let checkpoint = self.checkpoints.last().map(|memory| memory.ledger.applied());
         let copy = applied(true).or(checkpoint).unwrap_or(source);
@@ -78,7 +81,7 @@ impl World {
     }
 
     /// A process has had a turn; `before` is what it had applied.
-    pub(super) fn watch_work(&mut self, process: usize, before: &[u32]) {
+    pub(super) fn watch_work(&mut self, process: usize, before: &[u64]) {
         let copy = self.pods.iter().any(|pod| pod.ours && pod.process == Some(process));
         let now = self.now;
         if let (Some(watch), Some(found)) = (&mut self.watch, &self.processes[process]) {

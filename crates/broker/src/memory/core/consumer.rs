@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::message::{Content, Run};
 use super::queue::Queue;
-use super::{Broker, ConnectionId, ConsumerId, Kind, Name, Object, Refusal};
+use super::{Broker, ConnectionId, ConsumerId, Kind, Name, Refusal};
 
 /// How a consumer consumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,15 +13,11 @@ pub struct ConsumeOptions {
     pub prefetch: u64,
     /// `x-priority`.
     pub priority: i32,
-    /// Nobody else may consume the queue.
-    pub exclusive: bool,
-    /// Delivered is acknowledged.
-    pub auto_ack: bool,
 }
 
 impl Default for ConsumeOptions {
     fn default() -> Self {
-        Self { prefetch: 10, priority: 0, exclusive: false, auto_ack: false }
+        Self { prefetch: 10, priority: 0 }
     }
 }
 
@@ -57,7 +53,7 @@ pub(super) struct Consumer<M> {
     pub(super) cancelled: bool,
     /// Sent and not acknowledged, by tag.
     held: VecDeque<Held<M>>,
-    holding: u64,
+    pub(super) holding: u64,
     next_tag: u64,
     next_read: u64,
 }
@@ -76,15 +72,10 @@ impl<M: Content> Held<M> {
 }
 
 impl<M> Consumer<M> {
-    pub(super) fn unacknowledged(&self) -> u64 {
-        if self.options.auto_ack { 0 } else { self.holding }
-    }
-
     fn room(&self) -> u64 {
         match self.options.prefetch {
             _ if self.cancelled => 0,
             0 => u64::MAX,
-            _ if self.options.auto_ack => u64::MAX,
             prefetch => prefetch.saturating_sub(self.holding),
         }
     }
@@ -167,7 +158,7 @@ impl<M> Queue<M> {
             (Some((_, active)), Some((_, priority)))
                 if self.options.kind == Kind::Quorum && priority > active.options.priority =>
             {
-                if active.unacknowledged() > 0 {
+                if active.holding > 0 {
                     return None;
                 }
                 self.active = best.map(|(id, _)| id);
@@ -189,12 +180,6 @@ impl<M: Content> Broker<M> {
     ) -> Result<ConsumerId, Refusal> {
         self.check(connection)?;
         self.queue_for(connection, queue)?;
-        let mut others = self.consumers_of(queue);
-        if others.any(|other| options.exclusive || other.options.exclusive) {
-            let (object, why) = (Object::Queue, "it is in exclusive use, or in use");
-            return Err(Refusal::AccessRefused { object, name: queue.into(), why });
-        }
-        drop(others);
         let id = ConsumerId(self.id());
         let consumer = Consumer {
             connection,
@@ -219,7 +204,7 @@ impl<M: Content> Broker<M> {
         found.cancelled = true;
         let queue = found.queue.clone();
         self.tidy(consumer);
-        self.leave(&queue);
+        self.feed(&queue);
         Ok(())
     }
 
@@ -241,10 +226,6 @@ impl<M: Content> Broker<M> {
             redelivered: held.run.returns > 0,
         };
         found.next_read += delivery.count;
-        if found.options.auto_ack {
-            found.release(tag, tag + delivery.count - 1);
-            self.tidy(consumer);
-        }
         Ok(Some(delivery))
     }
 
@@ -262,19 +243,11 @@ impl<M: Content> Broker<M> {
         Ok(count)
     }
 
-    /// Gives back, to the queue or for good; otherwise as [`Self::ack`].
-    pub fn nack(
-        &mut self,
-        consumer: ConsumerId,
-        tag: u64,
-        multiple: bool,
-        requeue: bool,
-    ) -> Result<u64, Refusal> {
+    /// Gives back to the queue; otherwise as [`Self::ack`].
+    pub fn nack(&mut self, consumer: ConsumerId, tag: u64, multiple: bool) -> Result<u64, Refusal> {
         let (queue, settled) = self.settle(consumer, tag, multiple)?;
         let count = settled.iter().map(|held| held.run.count).sum();
-        if requeue {
-            self.put_back(&queue, settled);
-        }
+        self.put_back(&queue, settled);
         self.tidy(consumer);
         self.feed(&queue);
         Ok(count)
@@ -289,7 +262,7 @@ impl<M: Content> Broker<M> {
         let found = self.consumers.get_mut(&consumer).ok_or(Refusal::ConsumerGone)?;
         let all = multiple && tag == 0;
         let last = if all { found.next_read - 1 } else { tag };
-        let read = !found.options.auto_ack && last < found.next_read;
+        let read = last < found.next_read;
         let known = read && (all || found.holds(last));
         let first = if multiple { 1 } else { tag };
         let settled = if known { found.release(first, last) } else { Vec::new() };
@@ -337,9 +310,7 @@ impl<M: Content> Broker<M> {
         for id in ids {
             let Some(mut consumer) = self.consumers.remove(id) else { continue };
             let back = returned.entry(consumer.queue.clone()).or_default();
-            if !consumer.options.auto_ack {
-                back.extend(std::mem::take(&mut consumer.held));
-            }
+            back.extend(std::mem::take(&mut consumer.held));
             if let Some(queue) = self.queues.get_mut(&consumer.queue) {
                 queue.consumers.retain(|other| other != id);
             }
@@ -349,7 +320,7 @@ impl<M: Content> Broker<M> {
             self.put_back(&queue, held);
         }
         for queue in queues {
-            self.leave(&queue);
+            self.feed(&queue);
         }
     }
 
@@ -375,17 +346,6 @@ impl<M: Content> Broker<M> {
         }
     }
 
-    /// A consumer has left `queue`.
-    fn leave(&mut self, queue: &str) {
-        let deserted = self.consumers_of(queue).next().is_none();
-        let found = self.queues.get(queue);
-        if deserted && found.is_some_and(|queue| queue.options.auto_delete) {
-            self.drop_queue(queue);
-        } else {
-            self.feed(queue);
-        }
-    }
-
     /// Sends what is ready to who may have it.
     pub(super) fn feed(&mut self, name: &str) {
         let Some(queue) = self.queues.get_mut(name) else { return };
@@ -402,9 +362,6 @@ impl<M: Content> Broker<M> {
             };
             if run.returns > 0 {
                 queue.totals.redelivered += run.count;
-            }
-            if consumer.options.auto_ack {
-                queue.totals.acknowledged += run.count;
             }
             consumer.hold(position, run);
         }

@@ -1,6 +1,6 @@
 //! Exchanges, bindings, and what matches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -89,10 +89,11 @@ impl<M> Broker<M> {
                 .into_iter()
                 .collect();
         }
-        let mut queues = BTreeSet::new();
-        let mut seen = BTreeSet::from([exchange]);
-        let mut due = vec![exchange];
-        while let Some(source) = due.pop() {
+        // A handful of each: searching them is quicker than keeping them in a set.
+        let (mut queues, mut seen) = (Vec::new(), vec![exchange]);
+        let mut next = 0;
+        while let Some(&source) = seen.get(next) {
+            next += 1;
             let Some(kind) = self.exchange_kind(source) else { continue };
             let mut matched = false;
             for bound in self.bindings.get(source).into_iter().flatten() {
@@ -101,19 +102,19 @@ impl<M> Broker<M> {
                 }
                 matched = true;
                 match &bound.to {
-                    Destination::Queue(queue) => {
-                        queues.insert(queue);
-                    }
-                    Destination::Exchange(next) if seen.insert(next) => due.push(next),
+                    Destination::Queue(queue) => queues.push(queue.clone()),
+                    Destination::Exchange(next) if !seen.contains(&&**next) => seen.push(next),
                     Destination::Exchange(_) => {}
                 }
             }
             let alternate = self.exchanges.get(source).and_then(|it| it.alternate.as_deref());
-            if let Some(alternate) = alternate.filter(|it| !matched && seen.insert(it)) {
-                due.push(alternate);
+            if let Some(alternate) = alternate.filter(|it| !matched && !seen.contains(it)) {
+                seen.push(alternate);
             }
         }
-        queues.into_iter().cloned().collect()
+        queues.sort_unstable();
+        queues.dedup();
+        queues
     }
 }
 

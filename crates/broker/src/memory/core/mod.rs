@@ -6,16 +6,16 @@
 //! | race | call |
 //! |---|---|
 //! | when a delivery reaches its consumer | [`Broker::take`] |
-//! | when publishes that are routed already arrive | [`Broker::publish_trailing`], [`Broker::flush`] |
+//! | when publishes that are routed already arrive | [`Broker::publish_trailing`], [`Broker::flush`], [`Broker::flush_into`] |
 //! | when a transaction arrives | [`Broker::commit`] |
-//! | which statistics the management API shows | [`Broker::emit`], [`Broker::collect`], [`Broker::advance`] |
-//! | when a quorum queue can't be asked | [`Broker::set_blind`] |
+//! //! | when a quorum queue can't be asked | [`Broker::set_blind`] |
 //!
 //! Messages are counted, not enumerated: a queue holds [runs](message::Content), so a backlog of a
 //! million messages of one publisher is one entry.
 //!
 //! **What differs from `RabbitMQ`.** Each consumer has a channel of its own, so a refusal never
-//! disturbs another one. All messages are persistent. There is no `basic.get`, no dead-lettering,
+//! disturbs another one. All messages are persistent. There is no `basic.get`, no
+//! consumer without acknowledgements or alone on its queue, no auto-delete, no dead-lettering,
 //! TTL, length limit or priority queue, no stream, no policy; an argument that asks for one is
 //! recorded, not obeyed. Transactions cover publishes, not acknowledgements. The lists of consumers
 //! and bindings are live, where the real management API's lag. The broker is one node.

@@ -39,7 +39,7 @@ pub enum Published {
     Blocked,
 }
 
-/// Routed, not arrived.
+/// Routed, not arrived in these queues.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Routed<M> {
     queues: Vec<Name>,
@@ -87,7 +87,7 @@ impl<M: Content> Broker<M> {
             transaction.push_back(routed);
             return Ok(Published::Pending(reached));
         }
-        if trails || self.trailing.contains_key(&connection) {
+        if reached > 0 && (trails || self.trailing.contains_key(&connection)) {
             self.trailing.entry(connection).or_default().push_back(routed);
             return Ok(Published::Pending(reached));
         }
@@ -133,9 +133,41 @@ impl<M: Content> Broker<M> {
         arrived
     }
 
-    /// Connections whose publishes trail.
-    pub fn trailing(&self) -> impl Iterator<Item = ConnectionId> {
-        self.trailing.keys().copied()
+    /// Lets the oldest trailing publish of a connection that is on its way to `queue` arrive there:
+    /// each queue gets the messages of one connection in order, but at its own time. Whether there
+    /// was one.
+    pub fn flush_into(&mut self, connection: ConnectionId, queue: &str) -> bool {
+        let Some(trailing) = self.trailing.get_mut(&connection) else { return false };
+        let bound = |routed: &Routed<M>| routed.queues.iter().position(|it| **it == *queue);
+        let due = trailing.iter_mut().find_map(|routed| bound(routed).map(|at| (routed, at)));
+        let Some((routed, at)) = due else { return false };
+        let queues = vec![routed.queues.remove(at)];
+        let arriving = Routed { queues, first: routed.first.clone(), count: routed.count };
+        while trailing.front().is_some_and(|routed| routed.queues.is_empty()) {
+            trailing.pop_front();
+        }
+        if trailing.is_empty() {
+            self.trailing.remove(&connection);
+        }
+        self.arrive(&arriving);
+        true
+    }
+
+    /// The queues in which a connection's latest trailing publish has yet to arrive.
+    pub fn trails_to(&self, connection: ConnectionId) -> &[Name] {
+        let last = self.trailing.get(&connection).and_then(VecDeque::back);
+        last.map_or(&[], |routed| &routed.queues)
+    }
+
+    /// What was published and has not arrived everywhere, so that nobody has had it confirmed, as
+    /// `(connection, first, count)`.
+    pub fn unconfirmed(&self) -> impl Iterator<Item = (ConnectionId, &M, u64)> {
+        let trailing = self.trailing.iter().map(|(id, all)| (*id, all));
+        let open =
+            self.connections.iter().filter_map(|(id, it)| Some((*id, it.transaction.as_ref()?)));
+        let routed = trailing.chain(open).flat_map(|(id, all)| all.iter().map(move |it| (id, it)));
+        let blocked = self.blocked.iter().map(|(id, it)| (*id, &it.first, it.count));
+        routed.map(|(id, it)| (id, &it.first, it.count)).chain(blocked)
     }
 
     /// Makes a connection's channel transactional.
@@ -151,12 +183,6 @@ impl<M: Content> Broker<M> {
         for routed in transaction.map(std::mem::take).unwrap_or_default() {
             self.arrive(&routed);
         }
-        Ok(())
-    }
-
-    /// The transaction's publishes are dropped; the next transaction begins.
-    pub fn roll_back(&mut self, connection: ConnectionId) -> Result<(), Refusal> {
-        self.connection(connection)?.transaction.as_mut().map(VecDeque::clear);
         Ok(())
     }
 

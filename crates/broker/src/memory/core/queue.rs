@@ -26,8 +26,6 @@ pub struct QueueOptions {
     pub durable: bool,
     /// Belongs to the connection that declares it.
     pub exclusive: bool,
-    /// Goes away with its last consumer.
-    pub auto_delete: bool,
     /// `x-single-active-consumer`.
     pub single_active: bool,
     /// `x-delivery-limit`, of quorum queues: a message that has come back more often is dropped;
@@ -44,7 +42,6 @@ impl QueueOptions {
             kind,
             durable: true,
             exclusive: false,
-            auto_delete: false,
             single_active: false,
             delivery_limit: None,
             arguments: Name::from(""),

@@ -74,7 +74,8 @@ pub enum Refusal {
 
 impl Refusal {
     /// AMQP's reply code, where AMQP has one.
-    pub fn code(&self) -> Option<u16> {
+    #[cfg(test)]
+    pub(super) fn code(&self) -> Option<u16> {
         match self {
             Self::AccessRefused { .. } => Some(403),
             Self::NotFound { .. } => Some(404),
@@ -85,7 +86,8 @@ impl Refusal {
         }
     }
 
-    pub(super) fn no_queue(name: &str) -> Self {
+    /// There is no such queue.
+    pub fn no_queue(name: &str) -> Self {
         Self::NotFound { object: Object::Queue, name: name.into() }
     }
 

@@ -5,15 +5,14 @@ use std::ops::AddAssign as _;
 
 use shadow_protocol::broker::{Counts, Totals};
 
-use super::consumer::Consumer;
 use super::{Broker, Kind, Name, Refusal};
 
 /// How time moves the figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Settings {
-    /// Milliseconds between two emissions of a queue; 0: only by [`Broker::emit`].
+    /// Milliseconds between two emissions of a queue; 0: never.
     pub emit_every: u64,
-    /// Milliseconds between two collections; 0: only by [`Broker::collect`].
+    /// Milliseconds between two collections; 0: never.
     pub collect_every: u64,
 }
 
@@ -48,11 +47,6 @@ pub(super) struct Emissions {
 }
 
 impl<M> Broker<M> {
-    /// The time of the last [`Self::advance`], in milliseconds.
-    pub fn now(&self) -> u64 {
-        self.now
-    }
-
     /// Time is `now` milliseconds by now: figures are emitted and collected as they are due. The
     /// state does not change within the leap, so of a long one only the end counts.
     pub fn advance(&mut self, now: u64) {
@@ -87,7 +81,7 @@ impl<M> Broker<M> {
     }
 
     /// The queue emits its figures, unless it is classic and idle.
-    pub fn emit(&mut self, queue: &str) {
+    pub(super) fn emit(&mut self, queue: &str) {
         let Some(unacknowledged) = self.unacknowledged(queue) else { return };
         let Some(queue) = self.queues.get_mut(queue) else { return };
         let emissions = &mut queue.emissions;
@@ -104,7 +98,7 @@ impl<M> Broker<M> {
     }
 
     /// The management API gets what was emitted last, of all queues.
-    pub fn collect(&mut self) {
+    pub(super) fn collect(&mut self) {
         for queue in self.queues.values_mut() {
             queue.emissions.collected = queue.emissions.emitted;
         }
@@ -146,7 +140,7 @@ impl<M> Broker<M> {
     fn unacknowledged(&self, queue: &str) -> Option<u64> {
         let found = self.queues.get(queue)?;
         let holders = found.consumers.iter().filter_map(|id| self.consumers.get(id));
-        Some(holders.map(Consumer::unacknowledged).sum())
+        Some(holders.map(|it| it.holding).sum())
     }
 
     /// Messages that a quorum queue has dropped because they came back too often.
@@ -159,10 +153,11 @@ impl<M> Broker<M> {
         self.queues.get(queue).is_some_and(|queue| queue.blind)
     }
 
-    /// A quorum queue that can't be asked answers a passive declare with 0/0.
+    /// A quorum queue that can't be asked answers a passive declare with 0/0. A classic one can
+    /// always be asked.
     pub fn set_blind(&mut self, queue: &str, blind: bool) {
         if let Some(queue) = self.queues.get_mut(queue) {
-            queue.blind = blind;
+            queue.blind = blind && queue.options.kind == Kind::Quorum;
         }
     }
 }

@@ -6,7 +6,7 @@ use super::exchange::{Bound, predeclared};
 use super::message::Content;
 use super::queue::Queue;
 use super::{
-    Broker, ConnectionId, Destination, ExchangeOptions, Kind, Object, QueueOptions, Refusal,
+    Broker, ConnectionId, Destination, ExchangeOptions, Kind, Name, Object, QueueOptions, Refusal,
 };
 
 impl<M: Content> Broker<M> {
@@ -218,6 +218,16 @@ impl<M> Broker<M> {
             self.bindings.get(source).into_iter().flatten().map(|it| it.to.clone()).collect();
         all.dedup();
         all
+    }
+
+    /// All queues, sorted.
+    pub fn queue_names(&self) -> impl Iterator<Item = &Name> {
+        self.queues.keys()
+    }
+
+    /// All exchanges but the predeclared, sorted.
+    pub fn exchange_names(&self) -> impl Iterator<Item = &Name> {
+        self.exchanges.keys()
     }
 
     /// A queue's declaration.

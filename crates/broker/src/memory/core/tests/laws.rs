@@ -84,7 +84,7 @@ impl Play {
                 let Some(at) = user(&self.users, who) else { return };
                 let User { consumer, last, .. } = self.users[at];
                 // Gone or settled already: the broker refuses, and closes the channel.
-                let _ = broker.nack(consumer, last, multiple, true);
+                let _ = broker.nack(consumer, last, multiple);
             }
             Step::Cancel(who) => {
                 let Some(at) = user(&self.users, who) else { return };

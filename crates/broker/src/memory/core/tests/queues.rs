@@ -74,7 +74,7 @@ fn single_acks_in_any_order_and_unknown_tags() {
     assert_eq!(bench.broker.ack(consumer, 3, false), Ok(1));
     assert_eq!(bench.broker.ack(consumer, 1, false), Ok(1));
     assert_eq!(bench.broker.figures("q").unwrap().unacknowledged, 3);
-    assert_eq!(bench.broker.nack(consumer, 2, false, true), Ok(1));
+    assert_eq!(bench.broker.nack(consumer, 2, false), Ok(1));
     // It comes again at once, behind what was sent already.
     assert_eq!(bench.read(consumer), [5, 2]);
     // Acknowledged twice: the channel is closed, what it held returns.
@@ -149,38 +149,8 @@ fn a_single_active_consumer_gives_way_only_in_a_quorum_queue() {
 }
 
 #[test]
-fn an_exclusive_consumer_is_alone() {
+fn a_deleted_queue_goes_with_its_consumers() {
     let mut bench = Bench::with("q", classic());
-    let alone = ConsumeOptions { exclusive: true, ..prefetch(1) };
-    bench.consume("q", alone);
-    let other = bench.broker.consume(bench.client, "q", prefetch(1));
-    assert_eq!(other.unwrap_err().code(), Some(403));
-    bench.broker.declare_queue(bench.client, "p", classic()).unwrap();
-    bench.consume("p", prefetch(1));
-    assert_eq!(bench.broker.consume(bench.client, "p", alone).unwrap_err().code(), Some(403));
-}
-
-#[test]
-fn without_acknowledgements_nothing_is_held_and_a_lost_connection_loses() {
-    let mut bench = Bench::with("q", classic());
-    bench.publish("q", 1..=9);
-    let consumer = bench.consume("q", ConsumeOptions { auto_ack: true, ..prefetch(1) });
-    let figures = bench.broker.figures("q").unwrap();
-    assert_eq!((figures.ready, figures.unacknowledged, figures.totals.acknowledged), (0, 0, 9));
-    assert_eq!(bench.broker.take(consumer, 4).unwrap().unwrap().count, 4);
-    bench.broker.close(bench.client);
-    assert_eq!(bench.counts("q"), (0, 0));
-}
-
-#[test]
-fn auto_delete_goes_with_the_last_consumer_and_a_deleted_queue_with_its_consumers() {
-    let mut bench = Bench::with("q", QueueOptions { auto_delete: true, ..classic() });
-    let (one, two) = (bench.consume("q", prefetch(1)), bench.consume("q", prefetch(1)));
-    bench.broker.cancel(one).unwrap();
-    assert_eq!(bench.counts("q"), (0, 1));
-    bench.broker.cancel(two).unwrap();
-    assert_eq!(bench.broker.counts("q"), None);
-    bench.broker.declare_queue(bench.client, "q", classic()).unwrap();
     bench.bind(&queue("q"), "amq.fanout");
     let consumer = bench.consume("q", prefetch(1));
     bench.broker.delete_queue(bench.client, "q", false).unwrap();

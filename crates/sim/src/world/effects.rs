@@ -1,0 +1,143 @@
+//! What the operator does to the cluster and, through its session, to the broker.
+
+use shadow_protocol::effect::Effect;
+use shadow_protocol::observation::{Archive, Trouble};
+use shadow_protocol::phase::{Phase, Plan};
+
+use super::operator::trouble;
+use super::{Event, Job, World};
+
+/// What came of an effect.
+pub(super) enum Outcome {
+    /// It is done.
+    Done,
+    /// The checkpoint is taken.
+    Copied(Archive),
+    /// The order is sent and held up by an alarm.
+    Unread,
+}
+
+impl World {
+    pub(super) fn perform_as_mutated(
+        &mut self,
+        effect: &Effect,
+        phase: &Phase,
+    ) -> Result<Outcome, Trouble> {
+        let effect = match self.mutant {
+            Some(mutant) => mutant.effect(&self.stage.names, phase, effect.clone()),
+            None => Some(effect.clone()),
+        };
+        match effect {
+            Some(effect) => self.perform(&effect, phase),
+            None => Ok(Outcome::Done),
+        }
+    }
+
+    fn perform(&mut self, effect: &Effect, phase: &Phase) -> Result<Outcome, Trouble> {
+        self.log.note(self.now, || describe(effect));
+        self.performed.insert(effect.name());
+        let plan = phase.plan();
+        match effect {
+            Effect::Lock | Effect::DeletePrePull | Effect::Announce => {}
+            Effect::Topology(change) => self.rearrange(change)?,
+            Effect::Order(order) => return self.send(order),
+            Effect::Checkpoint => return self.checkpoint(plan).map(Outcome::Copied),
+            Effect::PrePull => self.pulled_at = Some(self.now + self.tempo.pull),
+            Effect::CreateJob => self.create_job(phase),
+            Effect::DeleteJob => self.job = None,
+            Effect::CreateTarget => self.create_target(phase),
+            Effect::DeleteTarget => {
+                if let Some(target) = plan.and_then(|plan| self.target(plan)) {
+                    self.delete_pod(target, 20);
+                }
+                self.admitted = None;
+            }
+            Effect::OpenGate => {
+                if let Some(target) = plan.and_then(|plan| self.target(plan)) {
+                    self.pods[target].gate = Some(true);
+                    self.ring();
+                }
+            }
+            Effect::PreferSource | Effect::UnpreferSource => {
+                if let Some(source) = plan.and_then(|plan| self.source_of(plan)) {
+                    self.pods[source].preferred = *effect == Effect::PreferSource;
+                }
+            }
+            Effect::Adopt => {
+                if let Some(target) = plan.and_then(|plan| self.target(plan)) {
+                    self.pods[target].owned = true;
+                    self.at(1, Event::Reconcile);
+                }
+            }
+            Effect::DeleteSource | Effect::Vacate => {
+                if let Some(source) = plan.and_then(|plan| self.source_of(plan)) {
+                    let grace = self.rng.u64(self.tempo.grace.clone());
+                    self.delete_pod(source, grace);
+                }
+            }
+            Effect::Admit { node } => {
+                self.admitted = Some(node.clone());
+                self.at(1, Event::Reconcile);
+            }
+            Effect::Retire => self.admitted = None,
+            Effect::CloseBroker => {
+                self.close_session();
+                self.operator.finished = true;
+                self.publishing = false;
+                self.wake_all();
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn checkpoint(&mut self, plan: Option<&Plan>) -> Result<Archive, Trouble> {
+        let source = plan.and_then(|plan| self.source_of(plan));
+        let process = source.and_then(|source| self.pods[source].process);
+        let found = process.and_then(|process| self.processes[process].as_mut());
+        let (Some(process), Some(found)) = (process, found) else {
+            return Err(trouble("the kubelet has no such container", true));
+        };
+        found.frozen = true;
+        self.checkpoints.push(found.memory.clone());
+        self.at(self.scenario.checkpoint, Event::Thaw(process));
+        let path = (self.checkpoints.len() - 1).to_string();
+        Ok(Archive { path, millis: self.scenario.checkpoint })
+    }
+
+    fn create_job(&mut self, phase: &Phase) {
+        let path = phase.taken().and_then(|taken| taken.archive.path.parse().ok());
+        if let (None, Some(checkpoint)) = (&self.job, path) {
+            let fails = std::mem::take(&mut self.push_fails);
+            let done_at = self.now + self.scenario.transfer;
+            self.job = Some(Job { done_at, checkpoint, fails });
+        }
+    }
+
+    fn create_target(&mut self, phase: &Phase) {
+        let (Some(plan), Some(image)) = (phase.plan(), phase.image()) else { return };
+        if self.pod(&plan.target_pod).is_none() {
+            let checkpoint = image.reference.parse().ok();
+            let (name, node) = (plan.target_pod.clone(), plan.target_node.clone());
+            let pod = self.create_pod(&name, &node, checkpoint);
+            (self.pods[pod].ours, self.pods[pod].gate) = (true, Some(false));
+            self.ring();
+        }
+    }
+
+    pub(super) fn target(&self, plan: &Plan) -> Option<usize> {
+        self.pod(&plan.target_pod).filter(|&pod| self.pods[pod].ours)
+    }
+
+    pub(super) fn source_of(&self, plan: &Plan) -> Option<usize> {
+        let same = |pod: &usize| format!("pod-{}", self.pods[*pod].uid) == plan.source_uid;
+        self.pod(&plan.source_pod).filter(same)
+    }
+}
+
+fn describe(effect: &Effect) -> String {
+    match effect {
+        Effect::Topology(change) => format!("   {change:?}"),
+        Effect::Order(order) => format!("   to {}: {:?}", order.pod, order.control),
+        other => format!("   {}", other.name()),
+    }
+}

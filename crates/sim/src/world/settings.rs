@@ -1,0 +1,27 @@
+//! What the user asks for.
+
+use shadow_protocol::spec::{IdentitySwap, Spec, Strategy, Transfer};
+
+use super::{EXCHANGE, NODES, QUEUE, SOURCE};
+use crate::scenario::{OwnerKind, Scenario};
+use crate::tempo::Tempo;
+
+pub(super) fn spec(scenario: &Scenario, tempo: &Tempo) -> Spec {
+    Spec {
+        uid: "5e3d0000-0000".to_owned(),
+        source_pod: SOURCE.to_owned(),
+        container: None,
+        target_node: Some(NODES[1].to_owned()),
+        repository: Some("registry.example/checkpoints".to_owned()),
+        strategy: (scenario.owner == OwnerKind::StatefulSet).then_some(Strategy::Sequential),
+        transfer: Transfer::Registry,
+        replay_mode: scenario.mode,
+        cutoff_ms: tempo.cutoff,
+        identity_swap: IdentitySwap::None,
+        pin: false,
+        queue: Some(QUEUE.to_owned()),
+        exchange: EXCHANGE.to_owned(),
+        abort: false,
+        deleted: false,
+    }
+}
