@@ -108,7 +108,7 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
         [(name, ledger)] => (*name, (*ledger).clone()),
         // A bare pod that died by a fault stays dead: what is left waits in its queue.
         [] if world.bereaved && world.scenario.owner == OwnerKind::Bare => {
-            let mut ledger = Ledger::new(world.base.clone());
+            let mut ledger = world.base.clone();
             for (message, count, _) in world.broker.ready(QUEUE) {
                 if let Message::Data(first) = message {
                     ledger.apply((*first, count));

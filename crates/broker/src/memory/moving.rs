@@ -23,13 +23,13 @@ impl MemorySession {
         let mover = self.broker.connect(&self.peer, &label(&self.migration));
         let mover = mover.ok_or_else(|| self.refused(attempted(), Refusal::ConnectionGone))?;
         // Deposed meanwhile, perhaps before there was this connection to close.
-        let moved = if self.alive() {
+        let done = if self.alive() {
             self.move_over(mover, from, to).await
         } else {
             Err(self.refused(attempted(), Refusal::ConnectionGone))
         };
         self.broker.with(|core| core.close(mover));
-        moved
+        done
     }
 
     async fn move_over(&self, mover: ConnectionId, from: &str, to: &str) -> Result<(), Error> {

@@ -185,13 +185,11 @@ impl MemorySession {
             Published::Blocked => {
                 let mut changes = self.broker.changes();
                 let lifted = changes.wait_for(|()| !self.broker.state().core.alarm());
-                match tokio::time::timeout(DEADLINE, lifted).await {
-                    Ok(_) => Ok(()),
-                    Err(_) => {
-                        self.broker.with(|core| core.close_by_broker(self.publisher));
-                        Err(self.timeout(attempted()))
-                    }
+                if tokio::time::timeout(DEADLINE, lifted).await.is_ok() {
+                    return Ok(());
                 }
+                self.broker.with(|core| core.close_by_broker(self.publisher));
+                Err(self.timeout(attempted()))
             }
         }
     }
