@@ -91,10 +91,10 @@ pub fn decide(
     let todo = effects(spec, &state.phase);
     let next = match preempted(spec, state, seen) {
         Some(failure) => Next::Fail(failure),
+        None if blind(&state.phase, seen) => Next::Wait(BLIND, "the broker to answer".to_owned()),
         None if todo.is_empty() || seen.acted.is_some() || state.phase == Phase::Pending => {
             step(spec, settings, state, seen, now)
         }
-        None if blind(&state.phase, seen) => Next::Wait(BLIND, "the broker to answer".to_owned()),
         None => Next::Wait(0, format!("{} is being acted on", state.phase.name().as_str())),
     };
     let next = overdue(settings, state, seen, now, next);

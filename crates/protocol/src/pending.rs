@@ -12,7 +12,7 @@ use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 
 mod broker;
 
-use broker::{bindings_allow, broker_allows, consumers_allow, queue_allows};
+use broker::{bindings_allow, broker_allows, consumers_allow, queue_allows, undisturbed};
 
 const RETRY: u64 = 500;
 
@@ -298,7 +298,8 @@ fn mode(
     survey: &Survey,
     counts: Counts,
 ) -> Checked<(ReplayMode, String)> {
-    let replay = bindings_allow(spec, queue, survey);
+    undisturbed(spec, queue, survey)?;
+    let replay = bindings_allow(queue, survey);
     match spec.replay_mode {
         Some(ReplayMode::Park) if pod.remembers => Ok((ReplayMode::Park, "asked for".to_owned())),
         Some(ReplayMode::Park) => no(

@@ -423,7 +423,7 @@ type Spoil = fn(&mut Spec, &mut Observation);
 
 #[test]
 fn what_can_not_work_is_refused_before_anything_is_touched() {
-    let cases: [(&str, Spoil); 22] = [
+    let cases: [(&str, Spoil); 24] = [
         ("NotSupported", |s, _| s.strategy = Some(Strategy::Sequential)),
         ("NotSupported", |s, _| s.transfer = Transfer::Direct),
         ("ParkNotPossible", |s, _| s.replay_mode = Some(ReplayMode::Park)),
@@ -448,7 +448,12 @@ fn what_can_not_work_is_refused_before_anything_is_touched() {
         }),
         ("AutoAck", |_, o| found(o).consumers[0].ack_required = false),
         ("ForeignConsumer", |_, o| found(o).consumers[0].peer = "10.0.9.9".into()),
-        ("NoBinding", |_, o| found(o).bindings.clear()),
+        ("NoBinding", |s, o| {
+            s.exchange.clear();
+            found(o).bindings.clear();
+        }),
+        ("ExchangeNotBound", |_, o| found(o).bindings.clear()),
+        ("LeftoverTopology", |_, o| found(o).bindings.push(Binding::plain("ms2m.other.both"))),
         ("BrokerAlarm", |_, o| found(o).alarms = vec!["memory".into()]),
     ];
     for (reason, spoil) in cases {

@@ -228,15 +228,11 @@ impl Process {
         }
     }
 
-    /// Highest number acknowledged, by publisher.
-    pub fn acknowledged(&self) -> Vec<u64> {
-        let mut all = self.memory.ledger.last.clone();
-        for (first, _) in self.owed.runs.iter().copied().chain(self.memory.ledger.again.runs()) {
-            if let Some(last) = all.get_mut(first.publisher as usize) {
-                *last = (*last).min(first.sequence - 1);
-            }
-        }
-        all
+    /// What it has acknowledged, which nobody gets again.
+    pub fn acknowledged(&self) -> Ledger {
+        let Ledger { last, mut gaps, again, .. } = self.memory.ledger.clone();
+        self.owed.runs.iter().copied().chain(again.runs()).for_each(|run| gaps.insert(run));
+        Ledger { gaps, ..Ledger::new(last) }
     }
 
     /// Looks for orders; obeying takes until what it holds is applied and acknowledged.

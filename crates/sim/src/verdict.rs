@@ -171,7 +171,7 @@ fn survivor(world: &World) -> Result<(&str, Ledger), String> {
         [(name, ledger)] => Ok((name, (*ledger).clone())),
         // A bare pod that died by a fault stays dead: what is left waits in its queue.
         [] if world.bereaved && world.scenario.owner == OwnerKind::Bare => {
-            let mut ledger = Ledger::new(world.base.clone());
+            let mut ledger = world.base.clone();
             for (message, count, _) in world.broker.ready(QUEUE) {
                 if let Message::Data(first) = message {
                     ledger.apply((*first, count));

@@ -26,7 +26,7 @@ use shadow_protocol::phase::{Phase, RestoreStep, State, SwitchStep};
 use shadow_protocol::spec::Spec;
 use shadow_protocol::step::Step;
 
-use crate::application::{Memory, Process};
+use crate::application::{Ledger, Memory, Process};
 use crate::cluster::Pod;
 use crate::log::Log;
 use crate::message::{Broker, Serials};
@@ -143,7 +143,7 @@ pub struct World {
     push_fails: bool,
     restore_fails: bool,
     /// What the process that died had acknowledged; its successor begins there.
-    pub(crate) base: Vec<u64>,
+    pub(crate) base: Ledger,
     /// The state that was to survive died by a fault: a fresh process goes on.
     pub(crate) bereaved: bool,
     /// It died after the commit point: as without a migration.
@@ -229,7 +229,7 @@ impl World {
             broker_down_until: 0,
             push_fails: false,
             restore_fails: false,
-            base: vec![0; publishers],
+            base: Ledger::new(vec![0; publishers]),
             bereaved: false,
             forgiven: false,
             flooded: false,

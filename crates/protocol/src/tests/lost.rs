@@ -225,3 +225,15 @@ fn in_mode_drain_the_target_must_get_on() {
     let done = ask(&on, 0, 500_000);
     assert_eq!(done.phase.name(), PhaseName::Finalizing, "however long it takes");
 }
+
+#[test]
+fn no_step_is_left_without_a_look_at_the_broker() {
+    let (forward, _) = drive(None);
+    let under_way = |state: &&State| state.phase != Phase::Pending && !state.phase.is_final();
+    for state in forward.iter().filter(under_way) {
+        let seen = Observation { broker: None, ..obliging(&state.phase) };
+        let now = Time(state.since.0 + 1);
+        let decision = decide(&spec(), &Settings::default(), state, &seen, now);
+        assert_eq!((&decision.state, decision.effects), (state, Vec::new()));
+    }
+}

@@ -4,9 +4,12 @@ use super::*;
 use crate::phase::{Commit, ParkStep, Reached};
 
 fn asked(mode: Option<ReplayMode>, seen: &Observation) -> Phase {
-    let spec = Spec { replay_mode: mode, ..spec() };
+    decided(&Spec { replay_mode: mode, ..spec() }, seen)
+}
+
+fn decided(spec: &Spec, seen: &Observation) -> Phase {
     let state = State::new(Time(1));
-    decide(&spec, &Settings::default(), &state, seen, Time(2)).state.phase
+    decide(spec, &Settings::default(), &state, seen, Time(2)).state.phase
 }
 
 fn remembering() -> Observation {
@@ -174,14 +177,22 @@ fn without_a_wish_the_mode_is_chosen_and_the_reason_is_written() {
     assert_eq!(deep(None).0, ReplayMode::Cutoff, "an unknown rate is not guessed");
 
     // A feed that can't be diverted.
-    let direct = |mut seen: Observation| {
+    let unbound = |mut seen: Observation| {
         let preflight = seen.preflight.as_mut().expect("there");
         preflight.survey.as_mut().expect("there").bindings.clear();
-        asked(None, &seen)
+        seen
     };
+    let direct = |seen| decided(&Spec { exchange: String::new(), ..spec() }, &unbound(seen));
     let (mode, why) = chosen(&direct(remembering()));
     assert_eq!(mode, ReplayMode::Park);
     assert!(why.contains("default exchange"), "{why}");
     let Phase::Failed { failure, .. } = direct(preflight()) else { panic!("accepted") };
     assert_eq!(failure.reason, "NoBinding");
+
+    // A feed that somebody has diverted: another migration, perhaps, whose operator is down.
+    for mode in [None, Some(ReplayMode::Park)] {
+        let phase = asked(mode, &unbound(remembering()));
+        let Phase::Failed { failure, .. } = phase else { panic!("accepted") };
+        assert_eq!(failure.reason, "ExchangeNotBound");
+    }
 }

@@ -4,7 +4,7 @@ use shadow_broker::memory::core::{Kind, Name};
 use shadow_protocol::names::control_queue;
 
 use super::{Event, QUEUE, World};
-use crate::application::{Ledger, Memory, Process, Surroundings};
+use crate::application::{Memory, Process, Surroundings};
 use crate::verdict::TWO_COPIES;
 
 impl World {
@@ -129,7 +129,7 @@ impl World {
     }
 
     pub(super) fn fresh(&self) -> Memory {
-        Memory { ledger: Ledger::new(self.base.clone()), told: None }
+        Memory { ledger: self.base.clone(), told: None }
     }
 
     /// The process ends; what it held returns to its queue.

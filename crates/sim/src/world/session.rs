@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use shadow_broker::memory::core::{ConnectionId, Name, Publish, Published, Refusal};
+use shadow_broker::memory::core::{ConnectionId, Destination, Name, Publish, Published, Refusal};
 use shadow_broker::memory::proofs::Proofs;
 use shadow_broker::memory::{moving, topology};
 use shadow_protocol::broker::{Binding, Order, Topology};
@@ -18,6 +18,7 @@ use shadow_protocol::time::Time;
 use super::effects::Outcome;
 use super::operator::trouble;
 use super::{Event, QUEUE, SOURCE, World};
+use crate::application::Process;
 use crate::message::Message;
 
 /// Where operators are.
@@ -58,7 +59,8 @@ impl World {
         let [topology, publisher] = [(); 2].map(|()| self.broker.connect(PEER, LABEL));
         let (ours, lock) = ([topology, publisher], lock_queue(QUEUE));
         if let Err(refusal) = topology::lock(&mut self.broker, topology, &ours, LABEL, &lock) {
-            ours.into_iter().for_each(|it| self.broker.close(it));
+            self.broker.close(topology);
+            self.broker.close(publisher);
             let (reason, message) = ("QueueLocked".to_owned(), refusal.to_string());
             self.operator.fail(Trouble { reason, message, permanent: true });
             return false;
@@ -146,11 +148,12 @@ impl World {
             return Err(refused(Refusal::ConnectionGone));
         }
         let mover = self.broker.connect(PEER, LABEL);
-        let moved = moving::move_at_once(&mut self.broker, mover, from, to);
+        let all = moving::move_at_once(&mut self.broker, mover, from, to);
         self.broker.close(mover);
-        match moved.map_err(refused)? {
-            true => Ok(()),
-            false => Err(trouble("what is left could not be moved", false)),
+        if all.map_err(refused)? {
+            Ok(())
+        } else {
+            Err(trouble("what is left could not be moved", false))
         }
     }
 
@@ -235,10 +238,10 @@ impl World {
     /// `Q` is not fed as before, or not consumed by the application itself.
     fn disturbed(&self) -> bool {
         let queue = &self.stage.queue;
-        let to = shadow_broker::memory::core::Destination::Queue(queue.clone());
-        let consumed = |process: &&crate::application::Process| process.consumes(queue);
+        let to = Destination::Queue(queue.clone());
+        let own = |process: &Process| process.consumes(queue) && *process.hostname == *SOURCE;
         self.broker.bindings(&to) != [Binding::plain(super::EXCHANGE)]
-            || !self.processes.iter().flatten().any(|it| consumed(&it) && *it.hostname == *SOURCE)
+            || !self.processes.iter().flatten().any(own)
     }
 
     /// What the protocol decides for another migration, from what is seen now.

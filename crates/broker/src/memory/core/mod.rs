@@ -8,7 +8,7 @@
 //! | when a delivery reaches its consumer | [`Broker::take`] |
 //! | when publishes that are routed already arrive | [`Broker::publish_trailing`], [`Broker::flush`], [`Broker::flush_into`] |
 //! | when a transaction arrives | [`Broker::commit`] |
-//! //! | when a quorum queue can't be asked | [`Broker::set_blind`] |
+//! | when a quorum queue can't be asked | [`Broker::set_blind`] |
 //!
 //! Messages are counted, not enumerated: a queue holds [runs](message::Content), so a backlog of a
 //! million messages of one publisher is one entry.
