@@ -12,6 +12,8 @@ pub mod campaign;
 pub mod cluster;
 pub mod kube;
 pub mod log;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod mutant;
 pub mod scenario;
 pub mod verdict;
