@@ -49,31 +49,36 @@ pub fn settings() -> Settings {
 /// Longest catch-up.
 pub const CUTOFF: u64 = 1;
 
-/// One tick passes.
-pub fn grow_older(time: &mut Time) {
-    time.0 = (time.0 - 1).max(NOW.0 - OLDEST);
+/// One tick passes for a time of which only the first `most` ticks matter.
+fn grow_older(time: &mut Time, most: u64) {
+    time.0 = (time.0 - 1).max(NOW.0 - most);
+}
+
+/// One tick passes for the time when the operator had acted: deadlines don't count from it.
+pub fn tick_acted(acted: &mut Time) {
+    grow_older(acted, SETTLE);
 }
 
 /// One tick passes for what the protocol will look at again.
 pub fn tick(state: &mut State) {
-    grow_older(&mut state.since);
+    grow_older(&mut state.since, OLDEST);
     match &mut state.phase {
         Phase::Checkpointing { step, .. } => match step {
             CutStep::Divert { cut_a } | CutStep::Empty { cut_a } | CutStep::Return { cut_a } => {
-                grow_older(cut_a);
+                grow_older(cut_a, OLDEST);
             }
             CutStep::Drain(cuts)
             | CutStep::Recall(cuts)
             | CutStep::Quiesce(cuts)
             | CutStep::Freeze { cuts, .. }
-            | CutStep::Continue { cuts, .. } => grow_older(&mut cuts.b),
+            | CutStep::Continue { cuts, .. } => grow_older(&mut cuts.b, SETTLE),
             CutStep::Install | CutStep::CutA | CutStep::CutB { .. } | CutStep::Park(_) => {}
         },
-        Phase::Replaying { .. } => grow_older(&mut state.phase_since),
+        Phase::Replaying { .. } => grow_older(&mut state.phase_since, CUTOFF),
         _ => {}
     }
     if let Some(cuts) = cuts(&mut state.phase) {
-        grow_older(&mut cuts.b);
+        grow_older(&mut cuts.b, SETTLE);
     }
 }
 

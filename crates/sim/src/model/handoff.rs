@@ -9,7 +9,7 @@ use shadow_protocol::spec::ReplayMode;
 use stateright::{Model, Property};
 
 use super::Bounds;
-use super::application::{Habits, Ledger, Memory, Pod};
+use super::application::{Habits, Ledger, Memory, Pod, Process};
 use super::clock;
 use super::operator::{Constants, act, begin, cuts, private};
 use super::oracle;
@@ -103,7 +103,7 @@ impl Handoff {
     }
 
     fn operator(&self, now: &Situation, events: &mut Vec<Event>) {
-        let arrived = now.trailing.is_empty();
+        let settled = now.trailing.is_empty();
         let Operator { todo, acted, .. } = &now.operator;
         match (todo.front(), self.constants.decide(now)) {
             (Some(effect), _) if cuts(now, effect) => {
@@ -111,18 +111,20 @@ impl Handoff {
             }
             (Some(_), _) => events.push(Event::Act(Vec::new())),
             (None, Some(decision)) => events.push(Event::Decide(Box::new(decision))),
-            // An application obeys before it is told a third time.
             (None, None) => {
+                // An application obeys before it is told a third time.
                 let obeyed = [Who::Source, Who::Target]
                     .into_iter()
                     .all(|who| now.process(who).is_none() || now.wire.orders(who.pod()) < 2);
-                let arrives = arrived || (now.misfortunes > 0 && !now.outlasting);
+                let arrives = settled || (now.misfortunes > 0 && !now.outlasting);
                 events.extend((arrives && obeyed).then_some(Event::Tick));
             }
         }
         if now.crashes > 0 && (acted.is_some() || !todo.is_empty()) {
             events.push(Event::Crash { long: false });
-            events.extend(arrived.then_some(Event::Crash { long: true }));
+            // No deadline runs on the way back, and the rest counts from what a successor does.
+            let timed = !matches!(now.phase(), Phase::Unwinding { .. });
+            events.extend((settled && timed).then_some(Event::Crash { long: true }));
         }
     }
 
@@ -133,9 +135,7 @@ impl Handoff {
             let most = messages - published;
             all = all
                 .into_iter()
-                .flat_map(|some| {
-                    (0..=most).map(move |count| [some.as_slice(), &[count]].concat())
-                })
+                .flat_map(|some| (0..=most).map(move |count| [some.as_slice(), &[count]].concat()))
                 .collect();
         }
         all
@@ -162,7 +162,7 @@ impl Handoff {
         }
     }
 
-    fn misfortunes(&self, now: &Situation, events: &mut Vec<Event>) {
+    fn misfortunes(now: &Situation, events: &mut Vec<Event>) {
         if now.misfortunes == 0 {
             return;
         }
@@ -199,10 +199,11 @@ impl Model for Handoff {
         for ((publisher, published), most) in (0..).zip(&now.published).zip(self.bounds.messages) {
             events.extend((published < most).then_some(Event::Publish(publisher)));
         }
-        events.extend(now.trailing.keys().map(|&(publisher, place)| Event::Arrive(publisher, place)));
+        events
+            .extend(now.trailing.keys().map(|&(publisher, place)| Event::Arrive(publisher, place)));
         Self::copy(now, Who::Source, events);
         Self::copy(now, Who::Target, events);
-        self.misfortunes(now, events);
+        Self::misfortunes(now, events);
     }
 
     fn next_state(&self, now: &Situation, event: Event) -> Option<Situation> {
@@ -210,7 +211,7 @@ impl Model for Handoff {
         match event {
             Event::Publish(publisher) => next.publish(publisher, false),
             Event::Arrive(publisher, place) => next.arrive(publisher, place),
-            Event::Work(who) => next.with(who, |process, wire| process.work(wire))?,
+            Event::Work(who) => next.with(who, Process::work)?,
             Event::Obey(who, order) => next.with(who, |it, wire| it.obey(order, wire))?,
             Event::Go(who) => {
                 let habits = next.habits;

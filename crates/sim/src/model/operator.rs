@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use shadow_protocol::broker::{Binding, Counts, Emptiness};
+use shadow_protocol::broker::{Binding, Counts, Emptiness, Topology};
 use shadow_protocol::decide::{Decision, decide, interest};
 use shadow_protocol::effect::Effect;
 use shadow_protocol::observation::{
@@ -16,7 +16,7 @@ use shadow_protocol::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, 
 use super::application::{Memory, Pod};
 use super::clock::{self, NOW};
 use super::situation::{Operator, Record, SOURCE, Situation, TARGET, Who};
-use super::wire::{EXCHANGE, NAMES, UID, Place};
+use super::wire::{EXCHANGE, NAMES, Place, UID};
 use crate::mutant::Mutant;
 
 const CONTAINER: &str = "app";
@@ -191,7 +191,6 @@ fn perform(situation: &mut Situation, effect: &Effect) -> bool {
 /// Whether an effect is the operator's own affair in this situation: nobody else can tell whether
 /// it has been carried out, and it does not matter to it what others do first.
 pub fn private(situation: &Situation, effect: &Effect) -> bool {
-    use shadow_protocol::broker::Topology;
     match effect {
         Effect::Topology(
             Topology::BindQueue { .. }
@@ -201,19 +200,23 @@ pub fn private(situation: &Situation, effect: &Effect) -> bool {
             | Topology::DeclareExchange { .. }
             | Topology::DeleteExchange { .. },
         ) => !cuts(situation, effect),
-        Effect::Topology(Topology::DeclareSideQueue { .. }) => true,
-        // A copy that is there may be reading it.
-        Effect::Topology(Topology::DeclareControlQueue { .. }) => situation.target.is_none(),
-        Effect::Topology(
-            Topology::DeleteQueue { name } | Topology::Move { from: name, .. },
-        ) => Place::of(name).is_some_and(|place| idle(situation, place)),
-        Effect::DeleteTarget => situation.target.is_none(),
+        Effect::Topology(Topology::DeleteQueue { name } | Topology::Move { from: name, .. }) => {
+            Place::of(name).is_some_and(|place| idle(situation, place))
+        }
+        // A copy that is there may be reading its control queue.
+        Effect::Topology(Topology::DeclareControlQueue { .. }) | Effect::DeleteTarget => {
+            situation.target.is_none()
+        }
         Effect::DeleteSource => situation.source.is_none(),
-        Effect::Topology(Topology::Purge { .. })
-        | Effect::Order(_)
-        | Effect::Checkpoint
-        | Effect::CreateTarget => false,
-        _ => true,
+        // Of side queues: nobody goes there before it is told to. Of the cluster, only the operator
+        // asks for the rest.
+        _ => !matches!(
+            effect,
+            Effect::Topology(Topology::Purge { .. })
+                | Effect::Order(_)
+                | Effect::Checkpoint
+                | Effect::CreateTarget
+        ),
     }
 }
 
@@ -278,10 +281,10 @@ fn observe(situation: &Situation) -> Observation {
         heir: phase.plan().filter(|_| wanted.heir).and_then(|plan| heir(situation, plan)),
         target: pod(Who::Target),
         preflight: None,
-        job: phase.taken().filter(|_| wanted.job).map(|taken| Job::Done {
-            image: taken.archive.path.clone(),
-            bytes: 0,
-        }),
+        job: phase
+            .taken()
+            .filter(|_| wanted.job)
+            .map(|taken| Job::Done { image: taken.archive.path.clone(), bytes: 0 }),
         prepull: wanted.prepull.then_some(PrePull::Done),
         archive: situation.operator.archive.clone(),
         broker: Some(look(situation, wanted)),
@@ -291,8 +294,7 @@ fn observe(situation: &Situation) -> Observation {
 /// All at one instant. The statistics are never there in time: what waits for them waits longest.
 fn look(situation: &Situation, wanted: observation::Interest) -> BrokerView {
     let wire = &situation.wire;
-    let counts =
-        |asked: bool, place: Place| asked.then(|| wire.counts(place.name())).flatten();
+    let counts = |asked: bool, place: Place| asked.then(|| wire.counts(place.name())).flatten();
     let control = || wire.counts(&shadow_protocol::names::control_queue(TARGET));
     BrokerView {
         primary: counts(wanted.primary, Place::Q),

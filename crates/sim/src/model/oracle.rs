@@ -54,9 +54,8 @@ pub fn whole(situation: &Situation) -> bool {
                 || trailing.is_some_and(|trailing| trailing.contains(&number))
         })
     };
-    published(situation).all(|(publisher, number)| {
-        ledger.has(publisher, number) || waits(publisher, number)
-    })
+    published(situation)
+        .all(|(publisher, number)| ledger.has(publisher, number) || waits(publisher, number))
 }
 
 fn published(situation: &Situation) -> impl Iterator<Item = (u8, u8)> {
@@ -136,7 +135,9 @@ fn recovers(situation: &Situation, who: Who) -> bool {
     }
     for ((publisher, place), numbers) in &situation.trailing {
         if *place == Place::Q {
-            numbers.iter().for_each(|&number| ledger.apply(*publisher, number));
+            for number in numbers {
+                ledger.apply(*publisher, *number);
+            }
         }
     }
     let excused = excused(situation);

@@ -102,8 +102,10 @@ impl Hash for Situation {
         self.wire.digest([SOURCE, TARGET], hasher);
         let held = [Who::Source, Who::Target].map(|who| self.process(who)).into_iter().flatten();
         held.for_each(|process| process.held(&self.wire).for_each(|body| body.hash(hasher)));
-        (self.park, &self.habits, &self.trailing, self.outlasting, self.late, &self.published).hash(hasher);
-        (&self.source, &self.target, &self.bereaved, self.abort, self.crashes, self.misfortunes).hash(hasher);
+        (self.park, &self.habits, &self.trailing, self.outlasting, self.late, &self.published)
+            .hash(hasher);
+        (&self.source, &self.target, &self.bereaved, self.abort, self.crashes, self.misfortunes)
+            .hash(hasher);
         let Operator { own, acted, todo, archive } = &self.operator;
         let archive = archive.as_ref().map(|archive| &archive.path);
         (own, acted, todo.len(), archive, self.record.digest).hash(hasher);
@@ -166,7 +168,7 @@ impl Situation {
     /// A tick passes.
     pub fn tick(&mut self) {
         if let Some(acted) = &mut self.operator.acted {
-            clock::grow_older(acted);
+            clock::tick_acted(acted);
         }
         let mut state = self.record.state.clone();
         clock::tick(&mut state);
