@@ -60,11 +60,13 @@ pub struct Bounds {
 
 /// What is explored in full. Everything at once would be tens of millions of situations, so each
 /// has less of something.
-pub const WHOLE: [Bounds; 2] = [
+pub const WHOLE: [Bounds; 3] = [
     // Crashes among several messages of one publisher and another's.
     Bounds { messages: &[2, 1], prefetch: 1, crashes: 1, misfortunes: 0, remembers: true },
-    // Crashes and misfortunes.
-    Bounds { messages: &[1, 1], prefetch: 1, crashes: 1, misfortunes: 1, remembers: false },
+    // Misfortunes among messages of two publishers.
+    Bounds { messages: &[1, 1], prefetch: 1, crashes: 0, misfortunes: 1, remembers: false },
+    // Crashes and misfortunes together.
+    Bounds { messages: &[1], prefetch: 1, crashes: 1, misfortunes: 1, remembers: false },
 ];
 
 /// What was found.
