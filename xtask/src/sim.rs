@@ -1,4 +1,5 @@
-//! `cargo xtask sim`: the protocol under any number of fault plans, and the mutants.
+//! `cargo xtask sim`: the protocol under any number of fault plans, the mutants, and the exhaustive
+//! model.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -6,6 +7,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use serde_json::json;
 use shadow_sim::campaign::{self, Tally};
+use shadow_sim::model::{self, Exploration};
 use shadow_sim::mutant::MUTANTS;
 use shadow_sim::run_logged;
 
@@ -42,12 +44,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         caught.push(json!({ "name": format!("{mutant:?}"), "caught_after_plans": plans }));
     }
     let survivors = caught.iter().filter(|mutant| mutant["caught_after_plans"].is_null()).count();
+    let model = Model::explore();
     let report = json!({
         "seed": arguments.seed,
         "plans": tally.plans,
         "failures": tally.failures.len(),
         "seconds": seconds,
         "mutants": caught,
+        "model_states": model.states,
+        "model_seconds": model.seconds,
     });
     let path = shadow_e2e::root().join("target/sim.json");
     let text = serde_json::to_string_pretty(&report)?;
@@ -59,8 +64,42 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         tally.failures.len(),
         path.display()
     );
-    let good = tally.failures.is_empty() && survivors == 0;
+    let good = tally.failures.is_empty() && survivors == 0 && model.holds;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What the exhaustive model came to.
+struct Model {
+    states: usize,
+    seconds: f64,
+    holds: bool,
+}
+
+impl Model {
+    fn explore() -> Self {
+        let mut whole = Self { states: 0, seconds: 0.0, holds: true };
+        for bounds in model::WHOLE {
+            let found = model::explore(bounds, None);
+            whole.states += found.states;
+            whole.seconds += found.took.as_secs_f64();
+            whole.holds &= found.violated.is_empty() && found.never.is_empty();
+            refute(&found);
+        }
+        println!("model: {} states in {:.1} s", whole.states, whole.seconds);
+        whole
+    }
+}
+
+fn refute(found: &Exploration) {
+    for (property, events) in &found.violated {
+        println!("the model violates {property:?}:");
+        for event in events {
+            println!("   {event}");
+        }
+    }
+    for property in &found.never {
+        println!("the model never shows {property:?}");
+    }
 }
 
 fn show(tally: &Tally) {

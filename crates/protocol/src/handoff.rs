@@ -378,9 +378,14 @@ pub(crate) fn source_lost(phase: &Phase, seen: &Observation) -> Option<Failure> 
         Phase::Checkpointing { step, .. } => {
             matches!(step, CutStep::Continue { .. } | CutStep::Park(ParkStep::Leave { .. }))
         }
-        // It goes by the migration's own hand.
+        Phase::Finalizing { step: SwitchStep::Replace(Some(_)), .. } => return None,
+        // It goes by the migration's own hand, unless it has been started afresh before.
         Phase::Restoring { step: RestoreStep::Vacate, .. }
-        | Phase::Finalizing { step: SwitchStep::Replace(_), .. } => return None,
+        | Phase::Finalizing { step: SwitchStep::Replace(None), .. }
+            if source(plan, seen).is_none_or(|pod| pod.terminating) =>
+        {
+            return None;
+        }
         _ => true,
     };
     let lost = |why: &str| Some(Failure::new("SourceLost", format!("source pod {pod} {why}")));

@@ -13,6 +13,8 @@ pub mod forecast;
 pub mod kube;
 pub mod log;
 pub mod message;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod mutant;
 pub mod record;
 pub mod scenario;

@@ -46,7 +46,7 @@ pub struct FaultAt {
 }
 
 /// The faults by the names that users know, the usual one first.
-pub const FAULTS: [(&str, WorldFault); 13] = [
+pub const FAULTS: [(&str, WorldFault); 18] = [
     ("operator-crash", WorldFault::OperatorCrashes),
     ("source-crash", WorldFault::SourceRestarts),
     ("source-gone", WorldFault::SourceGone),

@@ -73,7 +73,7 @@ impl World {
             process.map(|process| process.memory.ledger.applied())
         };
         let published: u64 = self.published.iter().sum();
-        let base = self.base.iter().sum();
+        let base = self.base.applied();
         let source = applied(false).unwrap_or(base);
         let checkpoint = self.checkpoints.last().map(|memory| memory.ledger.applied());
         let copy = applied(true).or(checkpoint).unwrap_or(source);
