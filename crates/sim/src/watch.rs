@@ -33,7 +33,9 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub fn new(publishers: u8, recorder: Option<Recorder>) -> Self {
-        Self { published: vec![Vec::new(); usize::from(publishers)], recorder, ..Self::default() }
+        // One more publishes in transactions.
+        let published = vec![Vec::new(); usize::from(publishers) + 1];
+        Self { published, recorder, ..Self::default() }
     }
 
     pub fn published(&mut self, publisher: u8, last: u64, now: u64) {

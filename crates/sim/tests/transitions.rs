@@ -16,7 +16,7 @@ const TRIES: u64 = 20_000;
 type Coincidence = (Step, Step, fn(&mut Rng, &mut Scenario));
 
 /// The transitions that the faults of every step, one at a time, do not bring about.
-const COINCIDENCES: [Coincidence; 13] = [
+const COINCIDENCES: [Coincidence; 14] = [
     (Step::Return, Step::UndoTarget, |rng, s| {
         s.faults.push(Fault::Step(Step::Install, 0, WorldFault::Flood));
         s.faults.push(Fault::Step(Step::Return, rng.u64(..10), WorldFault::Abort));
@@ -27,6 +27,11 @@ const COINCIDENCES: [Coincidence; 13] = [
     }),
     (Step::Quiesce, Step::Recall, |rng, s| {
         s.faults.push(Fault::Step(Step::Empty, rng.u64(150..310), WorldFault::Flood));
+    }),
+    (Step::Vacate, Step::UndoTarget, |_, s| {
+        (s.owner, s.mode) = (OwnerKind::StatefulSet, Some(ReplayMode::Cutoff));
+        s.faults.push(Fault::Step(Step::Vacate, 0, WorldFault::OperatorCrashes));
+        s.faults.push(Fault::Step(Step::Vacate, 1, WorldFault::Abort));
     }),
     (Step::Admit, Step::Retire, |rng, s| {
         (s.owner, s.mode) = (OwnerKind::StatefulSet, Some(ReplayMode::Cutoff));

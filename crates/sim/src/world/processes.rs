@@ -19,7 +19,8 @@ impl World {
             binding: &self.stage.binding,
             habits: self.scenario.habits,
             kind: if self.scenario.quorum { Kind::Quorum } else { Kind::Classic },
-            haste: self.operator.finished && !self.publishing,
+            // Who looks on wants to know how long it takes.
+            haste: self.operator.finished && !self.publishing && self.watch.is_none(),
         };
         self.processes[process].as_mut().map(|process| act(process, &mut around))
     }
