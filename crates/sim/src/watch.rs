@@ -35,7 +35,7 @@ impl Watch {
     pub fn new(publishers: u8, recorder: Option<Recorder>) -> Self {
         // One more publishes in transactions.
         let published = vec![Vec::new(); usize::from(publishers) + 1];
-        Self { published, recorder, ..Self::default() }
+        Self { recorder, published, ..Self::default() }
     }
 
     pub fn published(&mut self, publisher: u8, last: u64, now: u64) {
