@@ -119,8 +119,11 @@ impl Hands<'_> {
             Effect::PreferSource => self.deletion_cost(Some("-2147483647")).await,
             Effect::UnpreferSource => self.deletion_cost(None).await,
             Effect::Adopt => self.label_target(labels_at_switch).await,
-            Effect::DeleteSource => self.delete_source(None).await,
-            Effect::Vacate => self.delete_source(Some(SHORTEST_GRACE)).await,
+            Effect::DeleteSource => self.delete_source(self.plan()?, None).await,
+            Effect::Vacate => self.delete_source(self.plan()?, Some(SHORTEST_GRACE)).await,
+            Effect::MakeRoom => {
+                self.delete_source(self.plan()?.origin(), Some(SHORTEST_GRACE)).await
+            }
             Effect::Admit { .. } => Err(Trouble {
                 reason: "NoAdmission".to_owned(),
                 message: "the operator runs without its admission".to_owned(),
@@ -390,8 +393,7 @@ impl Hands<'_> {
         patched(done, "label moved pod", name)
     }
 
-    async fn delete_source(&self, grace: Option<u32>) -> Result<Outcome, Trouble> {
-        let plan = self.plan()?;
+    async fn delete_source(&self, plan: &Plan, grace: Option<u32>) -> Result<Outcome, Trouble> {
         let params = DeleteParams {
             preconditions: Some(kube::api::Preconditions {
                 uid: Some(plan.source_uid.clone()),

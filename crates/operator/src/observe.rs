@@ -268,7 +268,11 @@ pub async fn broker(
         view.target_control = session.counts(&control_queue(&plan.target_pod)).await?;
     }
     if let Some(plan) = plan.filter(|_| interest.connected) {
-        view.connected = Some(session.connected(&plan.source_connection).await?);
+        let mut all = true;
+        for connection in plan.connections() {
+            all &= session.connected(connection).await?;
+        }
+        view.connected = Some(all);
     }
     if interest.totals {
         view.totals = Some(Evidence {

@@ -39,7 +39,7 @@ pub fn status(
             Strategy::ShadowPod => "ShadowPod".to_owned(),
             Strategy::Sequential => "Sequential".to_owned(),
         });
-        status.source_node = Some(plan.source_node.clone());
+        status.source_node = Some(plan.origin().source_node.clone());
         status.target_pod = Some(plan.target_pod.clone());
         status.target_node = Some(plan.target_node.clone());
         status.container_name = Some(plan.container.clone());
@@ -81,6 +81,7 @@ fn handoff(
     });
     handoff.reason = Some(plan.mode_reason.clone());
     handoff.bindings = plan
+        .origin()
         .bindings
         .iter()
         .map(|b| format!("{} -> {} [{}]", b.source, plan.names.primary, b.routing_key))

@@ -4,11 +4,11 @@
 use crate::effect::Effect;
 use crate::observation::{Interest, Observation, Pod};
 use crate::phase::{
-    CutStep, Failure, ParkStep, Phase, Plan, Reached, RestoreStep, State, SwitchStep, Undo,
+    Attempt, CutStep, Failure, ParkStep, Phase, Plan, Reached, RestoreStep, State, SwitchStep, Undo,
 };
 use crate::spec::{ReplayMode, Settings, Spec};
 use crate::time::Time;
-use crate::{handoff, pending, sequential, switch, unwind};
+use crate::{handoff, hop, pending, sequential, switch, unwind};
 
 /// Wake-up in milliseconds while the broker does not answer.
 const BLIND: u64 = 100;
@@ -61,6 +61,13 @@ pub fn effects(spec: &Spec, phase: &Phase) -> Vec<Effect> {
 
 /// What a state needs to know of the world.
 pub fn interest(phase: &Phase) -> Interest {
+    let wanted = wanted(phase);
+    // Who stands by may go to `Q` by habit, too.
+    let connected = wanted.connected || phase.plan().is_some_and(|plan| plan.standby().is_some());
+    Interest { connected, ..wanted }
+}
+
+fn wanted(phase: &Phase) -> Interest {
     match phase {
         Phase::Pending => Interest { preflight: true, primary: true, ..Interest::default() },
         Phase::Checkpointing { step, .. } => handoff::interest(step),
@@ -128,10 +135,12 @@ fn preempted(spec: &Spec, state: &State, seen: &Observation) -> Option<Failure> 
     if !can_be_undone(&state.phase, seen) {
         return None;
     }
-    if spec.deleted {
+    // What can be undone of a second hop by then is done again.
+    let late = state.phase.plan().and_then(Plan::base).is_some_and(|base| base.vacated);
+    if spec.deleted && !late {
         return Some(Failure::new("Deleted", "the migration was deleted before it was done"));
     }
-    if spec.abort {
+    if spec.abort && !late {
         return Some(Failure::new("Aborted", "spec.abort was set"));
     }
     if let Some(trouble) = seen.trouble.as_ref().filter(|t| t.permanent) {
@@ -140,6 +149,7 @@ fn preempted(spec: &Spec, state: &State, seen: &Observation) -> Option<Failure> 
     switch::target_lost(&state.phase, seen)
         .or_else(|| switch::crowded(&state.phase, seen))
         .or_else(|| switch::strayed(&state.phase, seen))
+        .or_else(|| hop::standby_lost(&state.phase, seen))
         .or_else(|| handoff::source_lost(&state.phase, seen))
         .or_else(|| handoff::void(&state.phase, seen))
 }
@@ -161,15 +171,32 @@ fn overdue(settings: &Settings, state: &State, seen: &Observation, now: Time, ne
 
 /// Whether the state lies before the commit point and isn't on its way back already.
 fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
+    // To undo it is to delete the target, the last one that has the state.
+    if hop::last(phase, seen) && switch::target_lost(phase, seen).is_none() {
+        return false;
+    }
     match phase {
         Phase::Pending
         | Phase::Checkpointing { .. }
         | Phase::Transferring { .. }
         | Phase::Restoring { step: RestoreStep::Order | RestoreStep::Beside, .. }
         | Phase::Replaying { commit: None, .. }
-        | Phase::Finalizing { step: SwitchStep::Open(None) | SwitchStep::Overlap(None), .. } => {
-            true
+        | Phase::Restoring {
+            step:
+                RestoreStep::Prepare(Attempt { commit: None, .. })
+                | RestoreStep::Admit(Attempt { commit: None, .. })
+                | RestoreStep::Retry(Attempt { commit: None, .. }),
+            ..
         }
+        | Phase::Finalizing {
+            step: SwitchStep::Open(None) | SwitchStep::Overlap(None) | SwitchStep::Hop { .. },
+            ..
+        } => true,
+        Phase::Restoring { step: RestoreStep::MakeRoom, .. } => {
+            seen.standby.as_ref().is_some_and(|pod| !pod.terminating)
+        }
+        // It has died: the copy takes its place.
+        Phase::Restoring { step: RestoreStep::Vacate, plan, .. } if plan.base().is_some() => false,
         // Once the source is going, only forward is left.
         Phase::Finalizing { step: SwitchStep::Replace(None), plan, .. }
         | Phase::Restoring { step: RestoreStep::Vacate, plan, .. } => {
@@ -279,6 +306,9 @@ fn give_up(phase: &Phase, failure: Failure) -> Phase {
     let Some(plan) = phase.plan() else {
         return Phase::Failed { failure, rolled_back: false };
     };
+    if let Some(way) = hop::give_up(phase, &failure) {
+        return way;
+    }
     let reached = match phase {
         _ if plan.mode == ReplayMode::Park => Reached::Parked,
         Phase::Checkpointing { step: CutStep::Install, .. } => Reached::Installed,

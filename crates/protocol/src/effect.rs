@@ -45,6 +45,9 @@ pub enum Effect {
     /// Delete the source pod with the shortest grace that its kubelet still confirms: its state is
     /// safe, and nobody waits for it to say goodbye.
     Vacate,
+    /// In a second hop: delete the pod that stands by under the target's name, as
+    /// [`Effect::Vacate`] does the source.
+    MakeRoom,
     /// Admission lets the owner's next pod of the source's name pass, as the target, and no other.
     Admit {
         /// The node it is to run on.
@@ -82,7 +85,7 @@ impl fmt::Display for EffectId {
 }
 
 /// The names of all effects.
-pub const NAMES: [&str; 30] = [
+pub const NAMES: [&str; 31] = [
     "lock",
     "declare-exchange",
     "declare-side-queue",
@@ -110,6 +113,7 @@ pub const NAMES: [&str; 30] = [
     "adopt",
     "delete-source",
     "vacate",
+    "make-room",
     "admit",
     "retire",
     "close-broker",
@@ -146,6 +150,7 @@ impl Effect {
             Effect::Adopt => "adopt",
             Effect::DeleteSource => "delete-source",
             Effect::Vacate => "vacate",
+            Effect::MakeRoom => "make-room",
             Effect::Admit { .. } => "admit",
             Effect::Retire => "retire",
             Effect::CloseBroker => "close-broker",

@@ -69,6 +69,65 @@ pub struct Plan {
     pub mode_reason: String,
     /// Longest catch-up in milliseconds.
     pub cutoff_ms: u64,
+    /// Which hop of an identity swap this is.
+    #[serde(default)]
+    pub hop: Hop,
+}
+
+impl Plan {
+    /// What the first hop has left in place, if this is the second.
+    pub fn base(&self) -> Option<&Base> {
+        match &self.hop {
+            Hop::Second(base) => Some(base),
+            Hop::Only | Hop::First { .. } => None,
+        }
+    }
+
+    /// The first hop, while its source stands by.
+    pub fn standby(&self) -> Option<&Plan> {
+        self.base().filter(|base| !base.vacated).map(|base| &base.plan)
+    }
+
+    /// What the migration as a whole began with.
+    pub fn origin(&self) -> &Plan {
+        self.base().map_or(self, |base| &base.plan)
+    }
+
+    /// The connections that must not break, or whoever loses one may go to `Q` by habit.
+    pub fn connections(&self) -> impl Iterator<Item = &str> {
+        let plans = std::iter::once(self).chain(self.standby());
+        plans.map(|plan| plan.source_connection.as_str())
+    }
+}
+
+/// Which of the hops of an identity swap a plan is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hop {
+    /// There is no swap.
+    #[default]
+    Only,
+    /// The first: to a pod of another name.
+    First {
+        /// When the target of the second may take over.
+        then: ReplayMode,
+    },
+    /// The second: from there to the owner's next pod of the old name.
+    Second(Box<Base>),
+}
+
+/// What a second hop stands on: the first, carried out up to its switch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Its plan.
+    pub plan: Plan,
+    /// Its checkpoint.
+    pub taken: Taken,
+    /// That checkpoint's image.
+    pub image: Image,
+    /// Its target, the second hop's source.
+    pub target: Incarnation,
+    /// Its source has made room: only forward is left.
+    pub vacated: bool,
 }
 
 /// The instants of the two cuts.
@@ -153,17 +212,22 @@ impl Commit {
         order.is_some_and(|counts| counts.ready == 0).then_some(Self { at: now })
     }
 
+    /// The commit, if the source's process is gone and nobody will take its place.
+    pub(crate) fn inherited(now: Time) -> Self {
+        Self { at: now }
+    }
+
     /// When it was seen.
     pub fn at(self) -> Time {
         self.at
     }
 }
 
-/// One of the attempts to restore a checkpoint whose source is gone.
+/// One of the attempts to have the owner's next pod restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// When there was no way back any more.
-    pub commit: Commit,
+    /// When there was no way back any more; absent while the source of a second hop lives.
+    pub commit: Option<Commit>,
     /// How many have failed before.
     pub failed: u32,
 }

@@ -7,6 +7,7 @@ use crate::broker::{Binding, Counts, Emptiness, Order, Topology};
 use crate::control::{Control, Role};
 use crate::decide::{Next, source};
 use crate::effect::Effect;
+use crate::hop;
 use crate::observation::{BrokerView, Interest, Observation, Owner, PrePull};
 use crate::park;
 use crate::phase::{CutStep, Cuts, Failure, ParkStep, Phase, Plan, RestoreStep, SwitchStep, Taken};
@@ -63,7 +64,10 @@ fn install(plan: &Plan) -> Vec<Effect> {
         bind_queue(&names.primary, Binding::plain(&names.gate)),
     ];
     effects.extend(plan.bindings.iter().map(|b| bind_exchange(&names.gate, b.clone())));
-    effects.extend(plan.bindings.iter().map(|b| unbind_queue(&names.primary, b.clone())));
+    // The first hop's target has bound `Q` anew if it does so on every connect.
+    let before = plan.base().into_iter().flat_map(|base| &base.plan.bindings);
+    let feed = plan.bindings.iter().chain(before);
+    effects.extend(feed.map(|b| unbind_queue(&names.primary, b.clone())));
     effects
 }
 
@@ -378,7 +382,11 @@ pub(crate) fn source_lost(phase: &Phase, seen: &Observation) -> Option<Failure> 
         Phase::Checkpointing { step, .. } => {
             matches!(step, CutStep::Continue { .. } | CutStep::Park(ParkStep::Leave { .. }))
         }
-        Phase::Finalizing { step: SwitchStep::Replace(Some(_)), .. } => return None,
+        // In a second hop, it has made room, and another one goes on without it.
+        Phase::Finalizing {
+            step: SwitchStep::Replace(Some(_)) | SwitchStep::Hop { vacated: true },
+            ..
+        } => return None,
         // It goes by the migration's own hand, unless it has been started afresh before.
         Phase::Restoring { step: RestoreStep::Vacate, .. }
         | Phase::Finalizing { step: SwitchStep::Replace(None), .. }
@@ -386,12 +394,20 @@ pub(crate) fn source_lost(phase: &Phase, seen: &Observation) -> Option<Failure> 
         {
             return None;
         }
+        Phase::Restoring { .. } | Phase::Replaying { .. } | Phase::Finalizing { .. }
+            if plan.base().is_some_and(|base| base.vacated) =>
+        {
+            return None;
+        }
         _ => true,
     };
     let lost = |why: &str| Some(Failure::new("SourceLost", format!("source pod {pod} {why}")));
-    let Some(found) = source(plan, seen) else {
-        return if copied && plan.owner == Owner::Bare { None } else { lost("is gone") };
-    };
+    let nobody_replaces_it =
+        plan.owner == Owner::Bare || plan.base().is_some_and(|base| base.vacated);
+    if copied && nobody_replaces_it && (source(plan, seen).is_none() || hop::bereaved(plan, seen)) {
+        return None;
+    }
+    let Some(found) = source(plan, seen) else { return lost("is gone") };
     if found.terminating {
         return lost("is being deleted");
     }

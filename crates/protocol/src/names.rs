@@ -48,6 +48,10 @@ impl Names {
     /// Names for the migration with this `uid` of the queue `primary`.
     pub fn new(primary: &str, uid: &str) -> Self {
         let id: String = uid.chars().filter(char::is_ascii_alphanumeric).take(ID_DIGITS).collect();
+        Self::with_id(primary, &id)
+    }
+
+    fn with_id(primary: &str, id: &str) -> Self {
         Self {
             primary: primary.to_owned(),
             lock: lock_queue(primary),
@@ -59,6 +63,13 @@ impl Names {
             park: format!("{primary}.ms2m-park.{id}.1"),
             park2: format!("{primary}.ms2m-park.{id}.2"),
         }
+    }
+
+    /// Names for the second hop of the same migration.
+    #[must_use]
+    pub fn second(&self) -> Self {
+        let id = self.gate.trim_start_matches("ms2m.").trim_end_matches(".gate");
+        Self::with_id(&self.primary, &format!("{id}-2"))
     }
 
     /// The exchanges a migration makes.
@@ -82,5 +93,9 @@ mod tests {
         assert_eq!(names.gate, "ms2m.0f9d3c1eaa.gate");
         assert_eq!(names.s2, "app.events.ms2m-source.0f9d3c1eaa.2");
         assert_eq!(names.lock, "ms2m.lock.app.events");
+        let second = names.second();
+        assert_eq!(second.gate, "ms2m.0f9d3c1eaa-2.gate");
+        assert_eq!(second.s1, "app.events.ms2m-source.0f9d3c1eaa-2.1");
+        assert_eq!(second.lock, names.lock);
     }
 }

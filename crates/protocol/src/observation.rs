@@ -170,7 +170,7 @@ pub struct BrokerView {
     pub primary_empty: Option<Emptiness>,
     /// The proof that S1 holds nothing.
     pub s1_empty: Option<Emptiness>,
-    /// Whether the source's connection still lives.
+    /// Whether all of [`crate::phase::Plan::connections`] still live.
     pub connected: Option<bool>,
     /// What the queues have seen since they exist.
     pub totals: Option<Evidence>,
@@ -211,6 +211,8 @@ pub struct Observation {
     pub trouble: Option<Trouble>,
     /// The source pod; absent when it does not exist.
     pub source: Option<Pod>,
+    /// In a second hop: the pod that stands by under the target's name.
+    pub standby: Option<Pod>,
     /// Who took the place of a source that died; absent while nobody did.
     pub heir: Option<Heir>,
     /// The target pod; absent when it does not exist.

@@ -7,7 +7,7 @@ use crate::decide::Next;
 use crate::effect::Effect;
 use crate::names::Names;
 use crate::observation::{Node, Observation, Owner, Pod, Preflight};
-use crate::phase::{CutStep, Failure, ParkStep, Phase, Plan};
+use crate::phase::{CutStep, Failure, Hop, ParkStep, Phase, Plan};
 use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 
 mod broker;
@@ -108,7 +108,9 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     if strategy == Strategy::Sequential && mode == ReplayMode::Park {
         return no("NotSupported", "strategy Sequential in mode Park is not part of this version");
     }
+    let hop = hop(spec, pod, mode)?;
     Ok(Plan {
+        hop,
         names: Names::new(queue, &spec.uid),
         source_pod: spec.source_pod.clone(),
         source_uid: pod.uid.clone(),
@@ -143,9 +145,6 @@ fn supported(spec: &Spec) -> Checked<()> {
     };
     if spec.transfer == Transfer::Direct {
         return not_yet("transferMode Direct", "use Registry");
-    }
-    if spec.identity_swap != IdentitySwap::None {
-        return not_yet("identitySwapMode other than None", "use None");
     }
     if spec.pin {
         return not_yet("pinToTargetNode", "leave it out or set it to false");
@@ -213,11 +212,16 @@ fn strategy(spec: &Spec, settings: &Settings, pod: &Pod) -> Checked<Strategy> {
             ),
         ),
         (Owner::StatefulSet(_), None | Some(Strategy::Sequential)) => Ok(Strategy::Sequential),
+        (Owner::StatefulSet(_), Some(Strategy::ShadowPod))
+            if spec.identity_swap != IdentitySwap::None && settings.admission =>
+        {
+            Ok(Strategy::ShadowPod)
+        }
         (Owner::StatefulSet(set), Some(Strategy::ShadowPod)) => no(
             "NotSupported",
             format!(
-                "strategy ShadowPod for source pod {name} of StatefulSet {set} is not part of this \
-                 version; use Sequential"
+                "strategy ShadowPod for source pod {name} of StatefulSet {set} needs an \
+                 identitySwapMode and the operator's admission; use Sequential"
             ),
         ),
         (_, Some(Strategy::Sequential)) => no(
@@ -229,6 +233,35 @@ fn strategy(spec: &Spec, settings: &Settings, pod: &Pod) -> Checked<Strategy> {
         ),
         (_, None | Some(Strategy::ShadowPod)) => Ok(Strategy::ShadowPod),
     }
+}
+
+/// A swap of identities takes two hops, timed each as asked for.
+fn hop(spec: &Spec, pod: &Pod, mode: ReplayMode) -> Checked<Hop> {
+    let name = &spec.source_pod;
+    let then = match spec.identity_swap {
+        IdentitySwap::None => return Ok(Hop::Only),
+        IdentitySwap::ExchangeFence => ReplayMode::Cutoff,
+        IdentitySwap::Cutoff => ReplayMode::Drain,
+    };
+    if !matches!(pod.owner, Owner::StatefulSet(_)) {
+        return no(
+            "NotSupported",
+            format!(
+                "identitySwapMode is for pods of StatefulSets, whose names are their identity; pod \
+                 {name} is none; use None"
+            ),
+        );
+    }
+    if mode == ReplayMode::Park {
+        return no(
+            "NotSupported",
+            format!(
+                "identitySwapMode in mode Park would let pod {name} stand still twice; use \
+                 replayMode Cutoff or Drain"
+            ),
+        );
+    }
+    Ok(Hop::First { then })
 }
 
 fn repository(spec: &Spec, preflight: &Preflight) -> Checked<String> {

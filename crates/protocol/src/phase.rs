@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use crate::facts::{
-    Attempt, Commit, Cuts, Evidence, Failure, Image, Incarnation, Plan, Progress, Taken,
+    Attempt, Base, Commit, Cuts, Evidence, Failure, Hop, Image, Incarnation, Plan, Progress, Taken,
 };
 use crate::observation::Archive;
 use crate::time::Time;
@@ -134,6 +134,8 @@ pub enum RestoreStep {
     Beside,
     /// Strategy Sequential: the source is deleted. It ends with the [`Commit`].
     Vacate,
+    /// Second hop: the pod that stands by under the target's name is deleted.
+    MakeRoom,
     /// Strategy Sequential: the copy's order is laid out before anybody can come for it.
     Prepare(Attempt),
     /// Strategy Sequential: the owner's next pod of that name is made the copy by admission.
@@ -153,6 +155,11 @@ pub enum SwitchStep {
     Open(Option<Commit>),
     /// Both copies serve until every node has heard of the target.
     Overlap(Option<Commit>),
+    /// The first hop of an identity swap is done, and the second begins.
+    Hop {
+        /// Again: the pod that stood by has made room already.
+        vacated: bool,
+    },
     /// The owner gets the target, the source is deleted. In mode `Replay` it ends with the
     /// [`Commit`].
     Replace(Option<Commit>),
@@ -175,6 +182,8 @@ pub enum Reached {
     Rest,
     /// Mode `Park`: `Q` is fed as ever, the source is parked.
     Parked,
+    /// After cut B, and the second hop has begun.
+    Hopped,
 }
 
 /// The steps of the way back (handoff, "Roll back").
@@ -182,6 +191,8 @@ pub enum Reached {
 pub enum Undo {
     /// Delete the target and prove it gone.
     Target,
+    /// What a second hop has made is removed.
+    Clear,
     /// Before cut B: the source works off `Q`.
     WorkOff,
     /// Before cut B: something trailed cut A into `Q`, and the source goes back for it.

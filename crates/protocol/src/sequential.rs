@@ -3,9 +3,10 @@
 //! the attempt, never the migration (`docs/handoff.md`, "When there is no source").
 
 use crate::decide::Next;
+use crate::hop;
 use crate::observation::Observation;
 use crate::phase::{
-    Attempt, Commit, Image, Incarnation, Phase, Plan, RestoreStep, SwitchStep, Taken,
+    Attempt, Commit, Failure, Image, Incarnation, Phase, Plan, RestoreStep, SwitchStep, Taken,
 };
 use crate::spec::Settings;
 use crate::switch::restore;
@@ -22,7 +23,7 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn to(&self, step: RestoreStep) -> Next {
+    pub(crate) fn to(&self, step: RestoreStep) -> Next {
         Next::go(Phase::Restoring {
             plan: self.plan.clone(),
             taken: self.taken.clone(),
@@ -42,9 +43,21 @@ pub(crate) fn step(
 ) -> Next {
     let plan = place.plan;
     match step {
+        RestoreStep::MakeRoom => hop::vacated(place, seen),
+        // The copy has not run yet: checkpoint and `Q` are the truth, as if it had been vacated.
+        RestoreStep::Prepare(Attempt { commit: None, .. })
+        | RestoreStep::Admit(Attempt { commit: None, .. })
+        | RestoreStep::Retry(Attempt { commit: None, .. })
+            if hop::bereaved(plan, seen) && !has_run(plan, seen) =>
+        {
+            place.to(RestoreStep::Vacate)
+        }
         RestoreStep::Order | RestoreStep::Beside | RestoreStep::Vacate => {
             match Commit::proved(plan, seen, now) {
-                Some(commit) => place.to(RestoreStep::Prepare(Attempt { commit, failed: 0 })),
+                Some(commit) => {
+                    let commit = Some(commit);
+                    place.to(RestoreStep::Prepare(Attempt { commit, failed: 0 }))
+                }
                 None => Next::Wait(WATCHED, format!("source pod {} to be gone", plan.source_pod)),
             }
         }
@@ -69,16 +82,26 @@ fn admitted(place: &Place, attempt: Attempt, overdue: bool, seen: &Observation, 
     let Attempt { commit, .. } = attempt;
     let plan = &Plan { target_node: attempt.node(place.plan).to_owned(), ..place.plan.clone() };
     let (taken, image) = (place.taken, place.image);
+    // It may have come, run and gone unseen. Where there is another one that has the state, that one
+    // goes on.
+    let unsure = |why: &str| match commit {
+        Some(_) => place.to(RestoreStep::Retry(attempt)),
+        None => Next::Fail(Failure::new("TargetLost", format!("pod {} {why}", plan.target_pod))),
+    };
     let Some(target) = &seen.target else {
         if overdue {
-            return place.to(RestoreStep::Retry(attempt));
+            return unsure("did not come back");
         }
         return Next::Wait(WATCHED, format!("pod {} to come back", plan.target_pod));
     };
     let status = target.statuses.get(&plan.container);
-    let started = status.is_some_and(|found| found.started || found.running);
-    match status {
-        Some(status) if started && target.ended => Next::go(Phase::Finalizing {
+    let started = has_run(plan, seen);
+    match (status, commit) {
+        (Some(_), None) if started && target.ended => Next::Fail(Failure::new(
+            "TargetLost",
+            format!("target pod {} has ended", plan.target_pod),
+        )),
+        (Some(status), Some(commit)) if started && target.ended => Next::go(Phase::Finalizing {
             plan: plan.clone(),
             taken: taken.clone(),
             image: image.clone(),
@@ -89,7 +112,15 @@ fn admitted(place: &Place, attempt: Attempt, overdue: bool, seen: &Observation, 
             },
             step: SwitchStep::Retire(commit),
         }),
-        _ if !started && (target.ended || overdue) => place.to(RestoreStep::Retry(attempt)),
-        _ => restore(plan, taken, image, Some(commit), seen, now),
+        _ if !started && target.ended => place.to(RestoreStep::Retry(attempt)),
+        _ if !started && overdue => unsure("did not start"),
+        _ => restore(plan, taken, image, commit, seen, now),
     }
+}
+
+/// The copy runs or has run.
+fn has_run(plan: &Plan, seen: &Observation) -> bool {
+    let target = seen.target.as_ref();
+    let status = target.and_then(|target| target.statuses.get(&plan.container));
+    status.is_some_and(|found| found.started || found.running)
 }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::phase::{CutStep, ParkStep, Phase, RestoreStep, SwitchStep, Undo};
+use crate::phase::{Attempt, CutStep, ParkStep, Phase, RestoreStep, SwitchStep, Undo};
 
 macro_rules! steps {
     ($($(#[$doc:meta])+ $step:ident = $name:literal,)+) => {
@@ -73,6 +73,14 @@ steps! {
     Order = "restoring/order",
     /// [`RestoreStep::Beside`].
     Beside = "restoring/beside",
+    /// [`RestoreStep::MakeRoom`].
+    MakeRoom = "restoring/make-room",
+    /// [`RestoreStep::Prepare`] beside the source of a second hop.
+    HopPrepare = "restoring/hop-prepare",
+    /// [`RestoreStep::Admit`] beside the source of a second hop.
+    HopAdmit = "restoring/hop-admit",
+    /// [`RestoreStep::Retry`] beside the source of a second hop.
+    HopRetry = "restoring/hop-retry",
     /// [`RestoreStep::Vacate`].
     Vacate = "restoring/vacate",
     /// [`RestoreStep::Prepare`].
@@ -91,6 +99,10 @@ steps! {
     Open = "finalizing/open",
     /// [`SwitchStep::Overlap`] before the commit point.
     Overlap = "finalizing/overlap",
+    /// [`SwitchStep::Hop`].
+    Hop = "finalizing/hop",
+    /// [`SwitchStep::Hop`] again.
+    HopAgain = "finalizing/hop-again",
     /// [`SwitchStep::Replace`], which ends with the commit point.
     Replace = "finalizing/replace",
     /// [`SwitchStep::Open`] after the commit point.
@@ -107,6 +119,8 @@ steps! {
     Completed = "completed",
     /// [`Undo::Target`].
     UndoTarget = "unwinding/target",
+    /// [`Undo::Clear`].
+    UndoClear = "unwinding/clear",
     /// [`Undo::WorkOff`].
     UndoWorkOff = "unwinding/work-off",
     /// [`Undo::Fetch`].
@@ -199,8 +213,12 @@ fn restore(step: RestoreStep) -> Step {
         RestoreStep::Order => Step::Order,
         RestoreStep::Beside => Step::Beside,
         RestoreStep::Vacate => Step::Vacate,
+        RestoreStep::MakeRoom => Step::MakeRoom,
+        RestoreStep::Prepare(Attempt { commit: None, .. }) => Step::HopPrepare,
         RestoreStep::Prepare(_) => Step::Prepare,
+        RestoreStep::Admit(Attempt { commit: None, .. }) => Step::HopAdmit,
         RestoreStep::Admit(_) => Step::Admit,
+        RestoreStep::Retry(Attempt { commit: None, .. }) => Step::HopRetry,
         RestoreStep::Retry(_) => Step::Retry,
     }
 }
@@ -212,6 +230,8 @@ fn switch(step: SwitchStep) -> Step {
         SwitchStep::Open(Some(_)) => Step::OpenCommitted,
         SwitchStep::Overlap(None) => Step::Overlap,
         SwitchStep::Overlap(Some(_)) => Step::OverlapCommitted,
+        SwitchStep::Hop { vacated: false } => Step::Hop,
+        SwitchStep::Hop { vacated: true } => Step::HopAgain,
         SwitchStep::Replace(None) => Step::Replace,
         SwitchStep::Replace(Some(_)) => Step::ReplaceCommitted,
         SwitchStep::Retire(_) => Step::Retire,
@@ -222,6 +242,7 @@ fn switch(step: SwitchStep) -> Step {
 fn undo(step: &Undo) -> Step {
     match step {
         Undo::Target => Step::UndoTarget,
+        Undo::Clear => Step::UndoClear,
         Undo::WorkOff => Step::UndoWorkOff,
         Undo::Fetch => Step::UndoFetch,
         Undo::Divert => Step::UndoDivert,

@@ -4,14 +4,14 @@ use crate::broker::{Binding, Order, Topology};
 use crate::control::{Control, Role};
 use crate::decide::{Next, source};
 use crate::effect::Effect;
-use crate::handoff::{bind_queue, unbind_exchange};
+use crate::hop;
 use crate::names::control_queue;
 use crate::observation::{Interest, Job, Observation, Owner, Pod};
 use crate::pending::REMEMBERS;
 use crate::phase::{
-    Commit, Evidence, Failure, Image, Incarnation, Phase, Plan, Progress, RestoreStep, SwitchStep,
-    Taken,
+    Commit, Failure, Hop, Image, Incarnation, Phase, Plan, Progress, RestoreStep, SwitchStep, Taken,
 };
+use crate::remove::{both_hops, counted, removed};
 use crate::spec::{ReplayMode, Settings, Strategy};
 use crate::time::Time;
 
@@ -19,8 +19,6 @@ use crate::time::Time;
 const WATCHED: u64 = 1_000;
 /// Wake-up in milliseconds while the broker's counters are waited for.
 const POLL: u64 = 20;
-/// Wake-up in milliseconds while the broker's statistics are waited for.
-const STATISTICS: u64 = 500;
 
 /// What is known once the target runs.
 pub(crate) struct Facts<'a> {
@@ -31,7 +29,18 @@ pub(crate) struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    fn finalizing(&self, step: SwitchStep) -> Next {
+    fn replaying(&self, progress: Progress, commit: Option<Commit>) -> Next {
+        Next::go(Phase::Replaying {
+            plan: self.plan.clone(),
+            taken: self.taken.clone(),
+            image: self.image.clone(),
+            target: self.target.clone(),
+            progress,
+            commit,
+        })
+    }
+
+    pub(crate) fn finalizing(&self, step: SwitchStep) -> Next {
         Next::go(Phase::Finalizing {
             plan: self.plan.clone(),
             taken: self.taken.clone(),
@@ -48,9 +57,10 @@ pub(crate) fn transfer(plan: &Plan, taken: &Taken, seen: &Observation) -> Next {
             plan: plan.clone(),
             taken: taken.clone(),
             image: Image { reference: image.clone(), bytes: *bytes },
-            step: match plan.strategy {
-                Strategy::ShadowPod => RestoreStep::Order,
-                Strategy::Sequential => RestoreStep::Vacate,
+            step: match (plan.strategy, &plan.hop) {
+                (Strategy::ShadowPod, Hop::Second(base)) => hop::room(base),
+                (Strategy::ShadowPod, _) => RestoreStep::Order,
+                (Strategy::Sequential, _) => RestoreStep::Vacate,
             },
         }),
         Some(Job::Failed(why)) => Next::Fail(Failure::new(
@@ -71,7 +81,11 @@ pub(crate) fn restore_effects(plan: &Plan, step: RestoreStep) -> Vec<Effect> {
         // switch is noticed by the kubelet up to two seconds later.
         RestoreStep::Beside => vec![Effect::CreateTarget, Effect::OpenGate],
         RestoreStep::Vacate => vec![Effect::Vacate],
-        RestoreStep::Order | RestoreStep::Prepare(_) => lay_out_order(plan),
+        RestoreStep::MakeRoom => vec![Effect::MakeRoom],
+        RestoreStep::Order => lay_out_order(plan),
+        RestoreStep::Prepare(_) => {
+            hop::left_queue(plan).into_iter().chain(lay_out_order(plan)).collect()
+        }
         RestoreStep::Admit(attempt) => vec![Effect::Admit { node: attempt.node(plan).to_owned() }],
         RestoreStep::Retry(_) => vec![Effect::DeleteTarget],
     }
@@ -184,6 +198,9 @@ pub(crate) fn replay(
         return facts.finalizing(SwitchStep::Retire(commit));
     }
     let plan = facts.plan;
+    if let (None, Some(commit)) = (commit, hop::inherited(plan, seen, now)) {
+        return facts.replaying(progress, Some(commit));
+    }
     let Some(broker) = &seen.broker else {
         return Next::Wait(POLL, "the broker to answer".to_owned());
     };
@@ -210,7 +227,7 @@ pub(crate) fn replay(
     Next::Wait(POLL, format!("target pod {} to catch up: {} to go", plan.target_pod, primary.ready))
 }
 
-/// Mode `Drain` is never forced, so it must get on. Written down now and then, not with every
+/// Mode `Drain` is not forced while there is a way back, so it must get on. Written down now and then, not with every
 /// message.
 fn stalled(
     facts: &Facts,
@@ -222,16 +239,13 @@ fn stalled(
     let limit = settings.deadlines.progress;
     let waited = now.since(progress.at);
     if lag < progress.lag && waited >= limit / 3 {
-        return Some(Next::go(Phase::Replaying {
-            plan: facts.plan.clone(),
-            taken: facts.taken.clone(),
-            image: facts.image.clone(),
-            target: facts.target.clone(),
-            progress: Progress { lag, at: now },
-            commit: None,
-        }));
+        return Some(facts.replaying(Progress { lag, at: now }, None));
     }
     (lag >= progress.lag && waited >= limit).then(|| {
+        if facts.plan.base().is_some_and(|base| base.vacated) {
+            // To undo a second hop without a way back would be to begin it anew, as slowly.
+            return facts.finalizing(SwitchStep::Open(None));
+        }
         Next::Fail(Failure::new(
             "NoProgress",
             format!(
@@ -251,55 +265,20 @@ pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
             vec![Effect::Announce, Effect::OpenGate]
         }
         SwitchStep::Open(_) => vec![end_replay(plan), Effect::Announce, Effect::OpenGate],
-        SwitchStep::Overlap(_) => Vec::new(),
+        SwitchStep::Overlap(_) | SwitchStep::Hop { .. } => Vec::new(),
         // The source stands still for good, whether or not the target is there to be adopted.
         SwitchStep::Replace(Some(_)) => {
             vec![Effect::PreferSource, Effect::Adopt, Effect::DeleteSource]
         }
+        // It has been its owner's since it was born.
+        SwitchStep::Replace(None) if plan.base().is_some() => vec![Effect::DeleteSource],
         SwitchStep::Replace(None) => match plan.owner {
             Owner::Deployment { .. } => vec![Effect::PreferSource, Effect::Adopt],
             _ => vec![Effect::Adopt, Effect::DeleteSource],
         },
         SwitchStep::Retire(_) => vec![Effect::Retire],
-        // S2 has only what `Q` has too; what came to S1 so late is nowhere else.
-        SwitchStep::Remove(..) => {
-            let rest = if plan.mode == ReplayMode::Park { None } else { Some(&plan.names.s1) };
-            remove(plan, &plan.source_pod, &plan.target_pod, rest)
-        }
+        SwitchStep::Remove(..) => both_hops(plan),
     }
-}
-
-/// Feeds `Q` as it was fed before and removes what the migration made, with the control queue of
-/// the pod that is `gone`, unless it is the survivor's too; the lock goes last. Nobody expects that
-/// something is in the `rest` queues by now, but if so, it goes to `Q`: late is better than lost.
-pub(crate) fn remove<'a>(
-    plan: &Plan,
-    gone: &str,
-    survivor: &str,
-    rest: impl IntoIterator<Item = &'a String>,
-) -> Vec<Effect> {
-    let names = &plan.names;
-    let control = (gone != survivor).then(|| control_queue(gone));
-    let mut effects: Vec<Effect> =
-        plan.bindings.iter().map(|b| bind_queue(&names.primary, b.clone())).collect();
-    effects.extend(plan.bindings.iter().map(|b| unbind_exchange(&names.gate, b.clone())));
-    effects.extend(
-        names
-            .exchanges()
-            .map(|name| Effect::Topology(Topology::DeleteExchange { name: name.to_owned() })),
-    );
-    effects.extend(rest.into_iter().map(|from| {
-        Effect::Topology(Topology::Move { from: from.clone(), to: names.primary.clone() })
-    }));
-    effects.extend(
-        names
-            .side_queues()
-            .into_iter()
-            .chain(control.as_deref())
-            .map(|name| Effect::Topology(Topology::DeleteQueue { name: name.to_owned() })),
-    );
-    effects.extend([Effect::DeletePrePull, Effect::DeleteJob]);
-    effects
 }
 
 pub(crate) fn interest(plan: &Plan, step: SwitchStep) -> Interest {
@@ -309,6 +288,13 @@ pub(crate) fn interest(plan: &Plan, step: SwitchStep) -> Interest {
         SwitchStep::Open(_) | SwitchStep::Overlap(_) | SwitchStep::Replace(_) => {
             Interest { primary: true, s1: replay, connected: replay, ..Interest::default() }
         }
+        SwitchStep::Hop { .. } => Interest {
+            preflight: true,
+            primary: true,
+            s1: true,
+            connected: true,
+            ..Interest::default()
+        },
         SwitchStep::Retire(_) => Interest { totals: true, ..Interest::default() },
         SwitchStep::Remove(..) => Interest { bindings: true, ..Interest::default() },
     }
@@ -324,6 +310,15 @@ pub(crate) fn finalize(
 ) -> Next {
     let plan = facts.plan;
     let waited = now.since(since);
+    if let Some(commit) = hop::inherited(plan, seen, now) {
+        match step {
+            SwitchStep::Open(None) => return facts.finalizing(SwitchStep::Open(Some(commit))),
+            SwitchStep::Overlap(None) => {
+                return facts.finalizing(SwitchStep::Overlap(Some(commit)));
+            }
+            _ => {}
+        }
+    }
     let ready = seen.target.as_ref().is_some_and(|target| target.ready);
     match step {
         SwitchStep::Hand => {
@@ -345,8 +340,13 @@ pub(crate) fn finalize(
         }
         SwitchStep::Open(commit) => facts.finalizing(SwitchStep::Overlap(commit)),
         SwitchStep::Overlap(commit) if waited >= settings.overlap_ms => {
-            facts.finalizing(SwitchStep::Replace(commit))
+            facts.finalizing(match plan.hop {
+                // Its owner would replace the source: it stands by under its name.
+                Hop::First { .. } => SwitchStep::Hop { vacated: false },
+                Hop::Only | Hop::Second(_) => SwitchStep::Replace(commit),
+            })
         }
+        SwitchStep::Hop { vacated } => hop::begin(facts, vacated, settings, seen, now),
         SwitchStep::Overlap(_) => Next::Wait(
             settings.overlap_ms - waited,
             format!("Services to find target pod {}", plan.target_pod),
@@ -358,51 +358,6 @@ pub(crate) fn finalize(
         SwitchStep::Retire(commit) => counted(facts, commit, settings, seen, waited, now),
         SwitchStep::Remove(commit, evidence) => removed(facts, commit, evidence, seen),
     }
-}
-
-/// The source's last figures come with the end of its connection, the publishers' when they are
-/// due. What the cuts rest on was proved live; this is for the record.
-fn counted(
-    facts: &Facts,
-    commit: Commit,
-    settings: &Settings,
-    seen: &Observation,
-    waited: u64,
-    now: Time,
-) -> Next {
-    // What still trails cut B into S1 is looked for before S1 is removed.
-    let lingers = facts.taken.cuts.is_some_and(|cuts| now.since(cuts.b) < settings.linger_ms);
-    if lingers {
-        return Next::Wait(STATISTICS, "deliveries that trail the cut".to_owned());
-    }
-    let totals = seen.broker.as_ref().and_then(|broker| broker.totals);
-    let counted = totals
-        .map(|totals| Evidence { primary: totals.primary.since(facts.plan.before), ..totals });
-    match counted {
-        Some(evidence) if evidence.s1.routed == evidence.s1.acknowledged => {
-            facts.finalizing(SwitchStep::Remove(commit, evidence))
-        }
-        _ if waited >= settings.statistics_ms => {
-            facts.finalizing(SwitchStep::Remove(commit, counted.unwrap_or_default()))
-        }
-        _ => Next::Wait(STATISTICS, "the broker's statistics".to_owned()),
-    }
-}
-
-fn removed(facts: &Facts, commit: Commit, evidence: Evidence, seen: &Observation) -> Next {
-    let plan = facts.plan;
-    let bindings = seen.broker.as_ref().and_then(|broker| broker.bindings.as_ref());
-    let whole = bindings.is_some_and(|now| plan.bindings.iter().all(|b| now.contains(b)));
-    if !whole {
-        return Next::Wait(POLL, format!("the bindings of queue {}", plan.names.primary));
-    }
-    Next::go(Phase::Completed {
-        plan: plan.clone(),
-        taken: facts.taken.clone(),
-        image: facts.image.clone(),
-        commit,
-        evidence,
-    })
 }
 
 /// Before the commit point the target must be the one incarnation that was restored: another one
@@ -480,7 +435,9 @@ pub(crate) fn crowded(phase: &Phase, seen: &Observation) -> Option<Failure> {
     let (Phase::Restoring { plan, .. }
     | Phase::Replaying { plan, commit: None, .. }
     | Phase::Finalizing {
-        plan, step: SwitchStep::Open(None) | SwitchStep::Overlap(None), ..
+        plan,
+        step: SwitchStep::Open(None) | SwitchStep::Overlap(None) | SwitchStep::Hop { .. },
+        ..
     }) = phase
     else {
         return None;

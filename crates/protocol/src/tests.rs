@@ -14,12 +14,13 @@ use crate::effect::Effect;
 use crate::observation::{
     Archive, BrokerView, Container, Job, Node, Observation, Owner, Pod, PrePull, Preflight,
 };
-use crate::phase::{CutStep, Evidence, Phase, PhaseName, State, SwitchStep, Undo};
+use crate::phase::{CutStep, Evidence, Phase, PhaseName, Plan, State, SwitchStep, Undo};
 use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 use crate::time::Time;
 
 mod asked;
 mod gates;
+mod hop;
 mod identity;
 mod lost;
 mod noticed;

@@ -23,27 +23,37 @@ impl Step {
             S::ParkDeclare => &[S::ParkStop, S::UndoTarget],
             S::ParkStop => &[S::ParkFreeze, S::UndoTarget],
             S::ParkFreeze => &[S::ParkLeave, S::UndoTarget],
-            S::Transferring => &[S::Order, S::Vacate, S::UndoTarget],
+            S::Transferring => &[S::Order, S::Vacate, S::MakeRoom, S::HopPrepare, S::UndoTarget],
+            S::MakeRoom => &[S::HopPrepare, S::UndoTarget],
+            S::HopPrepare => &[S::HopAdmit, S::Vacate, S::UndoTarget],
+            S::HopAdmit => &[S::HopRetry, S::Replaying, S::Vacate, S::UndoTarget],
+            S::HopRetry => &[S::HopPrepare, S::Vacate, S::UndoTarget],
             S::Order => &[S::Beside, S::UndoTarget],
             S::Beside => &[S::Replaying, S::Hand, S::UndoTarget],
             S::Vacate => &[S::Prepare, S::UndoTarget],
             S::Prepare => &[S::Admit],
             S::Admit => &[S::Retry, S::ReplayingCommitted, S::Retire],
             S::Retry => &[S::Prepare],
-            S::Replaying => &[S::Replaying, S::Open, S::UndoTarget],
+            S::Replaying => &[S::Replaying, S::ReplayingCommitted, S::Open, S::UndoTarget],
             S::ReplayingCommitted => &[S::OpenCommitted, S::Retire],
             S::Hand => &[S::OpenCommitted, S::UndoTarget],
-            S::Open => &[S::Overlap, S::UndoTarget],
-            S::Overlap => &[S::Replace, S::UndoTarget],
+            S::Open => &[S::Overlap, S::OpenCommitted, S::UndoTarget],
+            S::Overlap => &[S::Replace, S::Hop, S::OverlapCommitted, S::UndoTarget],
+            S::Hop | S::HopAgain => &[S::Install, S::UndoTarget],
             S::Replace => &[S::Retire, S::UndoTarget],
             S::OpenCommitted => &[S::OverlapCommitted, S::ReplaceCommitted, S::Retire],
             S::OverlapCommitted => &[S::ReplaceCommitted],
             S::ReplaceCommitted => &[S::Retire],
             S::Retire => &[S::Remove],
             S::Remove => &[S::Completed],
-            S::UndoTarget => {
-                &[S::UndoWorkOff, S::UndoRegather, S::UndoReturn, S::UndoHeir, S::UndoRemove]
-            }
+            S::UndoTarget => &[
+                S::UndoClear,
+                S::UndoWorkOff,
+                S::UndoRegather,
+                S::UndoReturn,
+                S::UndoHeir,
+                S::UndoRemove,
+            ],
             S::UndoWorkOff => &[S::UndoWorkOff, S::UndoFetch, S::UndoDivert, S::UndoHeir],
             S::UndoFetch => &[S::UndoFetch, S::UndoWorkOff, S::UndoHeir],
             S::UndoDivert => &[S::UndoDivert, S::UndoRefeed, S::UndoHeir],
@@ -70,7 +80,8 @@ impl Step {
             S::UndoRework => &[S::UndoRework, S::UndoSettle, S::UndoHeir],
             S::UndoMoveRest => &[S::UndoMoveRest, S::UndoRemove],
             S::UndoReturn => &[S::UndoReturn, S::UndoRework, S::UndoRemove, S::UndoHeir],
-            S::UndoRemove => &[S::Failed],
+            S::UndoClear => &[S::UndoRegather, S::UndoHeir],
+            S::UndoRemove => &[S::HopAgain, S::UndoRemove, S::Failed],
             S::Completed | S::Failed => &[],
         }
     }
@@ -97,6 +108,10 @@ mod tests {
         found
     }
 
+    fn back(step: Step) -> bool {
+        step.phase() == "unwinding"
+    }
+
     #[test]
     fn every_step_can_be_reached_and_has_an_end() {
         let from_the_beginning = reachable(Step::Pending);
@@ -117,7 +132,17 @@ mod tests {
         for step in committed {
             assert!(!reachable(step).contains(&Step::Failed), "{step} can be undone");
         }
-        assert!(!reachable(Step::UndoTarget).contains(&Step::Completed));
+        // A second hop that is undone is tried again, and that alone leads on from the way back.
+        let undone = reachable(Step::UndoTarget);
+        let forward: Vec<&Step> = undone.iter().filter(|step| !back(**step)).collect();
+        assert!(!forward.is_empty() && back(Step::UndoTarget));
+        let from = |to: Step| Step::transitions().filter(move |pair| pair.1 == to);
+        let led_on: Vec<(Step, Step)> = forward
+            .iter()
+            .flat_map(|step| from(**step))
+            .filter(|(from, to)| back(*from) && !matches!(to, Step::Failed))
+            .collect();
+        assert_eq!(led_on, [(Step::UndoRemove, Step::HopAgain)]);
     }
 
     #[test]

@@ -10,10 +10,12 @@ use crate::effect::Effect;
 use crate::handoff::{
     back_to_q, bind_exchange, bind_queue, hold_to_s2, to_source, unbind_exchange, unbind_queue,
 };
+use crate::hop;
 use crate::observation::{BrokerView, Heir, Interest, Observation};
 use crate::phase::{Failure, Phase, PhaseName, Plan, Reached, Undo};
+use crate::remove::remove;
 use crate::spec::Settings;
-use crate::switch::{both_to_gate, remove};
+use crate::switch::both_to_gate;
 use crate::time::Time;
 
 const POLL: u64 = 20;
@@ -27,6 +29,7 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
     };
     match step {
         Undo::Target => vec![Effect::DeleteTarget, Effect::UnpreferSource],
+        Undo::Clear => hop::clear(plan),
         Undo::Settle | Undo::Heir(_) => Vec::new(),
         // Cut A may have been stored but not done, or an application that binds its queue on every
         // connect has undone it: a source that is slower than its feed would never be done.
@@ -54,16 +57,18 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
             .chain(plan.bindings.iter().map(|b| unbind_queue(&names.primary, b.clone())))
             .collect(),
         Undo::Purge => vec![Effect::Topology(Topology::Purge { queue: names.primary.clone() })],
-        Undo::Move if reached == Reached::CutB => vec![to_q(&names.s1), to_q(&names.s2)],
+        Undo::Move if matches!(reached, Reached::CutB | Reached::Hopped) => {
+            vec![to_q(&names.s1), to_q(&names.s2)]
+        }
         Undo::Move | Undo::MoveRest => vec![to_q(side_queue(plan, reached))],
         Undo::Refeed => vec![bind_queue(&names.primary, Binding::plain(&names.gate))],
         Undo::Remove => {
             let rest: &[&String] = match reached {
                 Reached::CutA | Reached::Rest => &[&names.s1],
-                Reached::CutB => &[&names.s1, &names.s2],
+                Reached::CutB | Reached::Hopped => &[&names.s1, &names.s2],
                 Reached::Installed | Reached::Parked => &[],
             };
-            remove(plan, &plan.target_pod, &plan.source_pod, rest.iter().copied())
+            remove(plan, rest.iter().copied())
         }
     }
 }
@@ -80,7 +85,7 @@ pub(crate) fn interest(reached: Reached, step: &Undo) -> Interest {
         Undo::Regather => Interest { s1: true, ..none },
         Undo::Continue => Interest { s2: true, ..none },
         Undo::Return => Interest { primary: true, s1: true, s2: true, ..none },
-        Undo::Purge | Undo::Sweep => none,
+        Undo::Purge | Undo::Sweep | Undo::Clear => none,
         Undo::Heir(_) => Interest { heir: true, ..none },
         Undo::Refeed | Undo::Settle | Undo::Rework | Undo::Move | Undo::MoveRest => {
             Interest { s1: true, s2: true, ..none }
@@ -99,6 +104,11 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
+    /// Goes to `step`, by whoever took the source's place if it is lost.
+    fn first(&self, step: Undo, seen: &Observation) -> Next {
+        if lost(self.plan, seen) { self.to(Undo::Heir(Box::new(step))) } else { self.to(step) }
+    }
+
     fn to(&self, step: Undo) -> Next {
         Next::go(Phase::Unwinding {
             plan: self.plan.clone(),
@@ -130,9 +140,11 @@ pub(crate) fn step(
         Undo::Target => target_gone(&way, seen, broker),
         Undo::Heir(resume) => inherited(&way, resume, settings, seen, waited),
         Undo::Sweep => way.to(Undo::Unfeed),
+        Undo::Clear => way.first(Undo::Regather, seen),
         Undo::Move | Undo::MoveRest => moved(&way, step, broker),
         Undo::Remove if whole(plan, broker) => {
-            Next::go(Phase::Failed { failure: failure.clone(), rolled_back: true })
+            let failed = || Phase::Failed { failure: failure.clone(), rolled_back: true };
+            Next::go(hop::undone(phase).unwrap_or_else(failed))
         }
         Undo::Remove => Next::Wait(POLL, format!("the bindings of {}", plan.names.primary)),
         _ if way.reached == Reached::Parked => parked(&way, seen, broker),
@@ -252,7 +264,9 @@ fn inherited(
     if let Some(heir) = seen.heir.as_ref().filter(|heir| heir.listens) {
         let plan = &succeeded(way.plan, heir);
         // No target has ever consumed `Q`: it still has everything since cut B.
-        let untouched = way.during == PhaseName::Checkpointing && *resume == Undo::Regather;
+        let untouched = way.during == PhaseName::Checkpointing
+            && way.reached == Reached::CutB
+            && *resume == Undo::Regather;
         let reached = if untouched { Reached::Rest } else { way.reached };
         return Way { plan, reached, ..*way }.to(resume.clone());
     }
@@ -283,7 +297,9 @@ fn succeeded(plan: &Plan, heir: &Heir) -> Plan {
 
 fn moved(way: &Way, step: &Undo, broker: &BrokerView) -> Next {
     let done = match step {
-        Undo::Move if way.reached == Reached::CutB => drained(broker.s1) && drained(broker.s2),
+        Undo::Move if matches!(way.reached, Reached::CutB | Reached::Hopped) => {
+            drained(broker.s1) && drained(broker.s2)
+        }
         _ => drained(side(way.reached, broker)),
     };
     match step {
@@ -304,15 +320,21 @@ fn target_gone(way: &Way, seen: &Observation, broker: &BrokerView) -> Next {
         Reached::CutA => Undo::WorkOff,
         Reached::CutB | Reached::Rest => Undo::Regather,
         Reached::Parked => Undo::Return,
+        Reached::Hopped => Undo::Clear,
     };
     if lost(plan, seen) {
-        return way.to(Undo::Heir(Box::new(first)));
+        // The second hop's things are in nobody's way but the heir's.
+        return match first {
+            Undo::Clear => way.to(first),
+            _ => way.to(Undo::Heir(Box::new(first))),
+        };
     }
     // The kubelet has confirmed the pod's end; the broker must have noticed it too. A consumer that
     // is left is the source's, if the source consumes nothing else: it has forgotten its queue.
     let elsewhere = [broker.s1, broker.s2, broker.park].into_iter().any(|side| !none(side));
     let forgetful = one(broker.primary) && !elsewhere;
-    if way.reached == Reached::CutB && !none(broker.primary) && !forgetful {
+    let cut = matches!(way.reached, Reached::CutB | Reached::Hopped);
+    if cut && !none(broker.primary) && !forgetful {
         return Next::Wait(POLL, format!("queue {} to have no consumer", plan.names.primary));
     }
     way.to(first)
@@ -334,14 +356,14 @@ fn none(counts: Option<Counts>) -> bool {
 fn side_queue(plan: &Plan, reached: Reached) -> &str {
     match reached {
         Reached::Installed | Reached::CutA | Reached::Rest | Reached::Parked => &plan.names.s1,
-        Reached::CutB => &plan.names.s2,
+        Reached::CutB | Reached::Hopped => &plan.names.s2,
     }
 }
 
 fn side(reached: Reached, broker: &BrokerView) -> Option<Counts> {
     match reached {
         Reached::Installed | Reached::CutA | Reached::Rest | Reached::Parked => broker.s1,
-        Reached::CutB => broker.s2,
+        Reached::CutB | Reached::Hopped => broker.s2,
     }
 }
 

@@ -9,7 +9,7 @@ mod outcome;
 
 use serde::Serialize;
 use shadow_protocol::phase::Phase;
-use shadow_protocol::spec::{ReplayMode, Strategy};
+use shadow_protocol::spec::{IdentitySwap, ReplayMode, Strategy};
 
 pub use options::{FAULTS, FaultAt, Options};
 pub use outcome::{Invariant, Outcome, Result as Ending};
@@ -167,6 +167,7 @@ fn scenario(options: &Options) -> Scenario {
             Strategy::ShadowPod => OwnerKind::Deployment,
             Strategy::Sequential => OwnerKind::StatefulSet,
         },
+        swap: IdentitySwap::None,
         mode: options.replay_mode,
         publishers: options.publishers,
         interval,

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
-use shadow_protocol::spec::ReplayMode;
+use shadow_protocol::spec::{IdentitySwap, ReplayMode};
 use shadow_protocol::step::Step;
 
 use crate::application::Habits;
@@ -127,6 +127,8 @@ pub struct Scenario {
     pub seed: u64,
     /// Who owns the pod.
     pub owner: OwnerKind,
+    /// A StatefulSet's pod moves in two hops and keeps its name; otherwise the strategy is Sequential.
+    pub swap: IdentitySwap,
     /// The mode asked for.
     pub mode: Option<ReplayMode>,
     /// How many publishers.
@@ -164,6 +166,15 @@ impl Scenario {
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let mut scenario = Self::quiet(&mut rng, seed);
+        if scenario.owner == OwnerKind::StatefulSet {
+            let swaps = [IdentitySwap::None, IdentitySwap::ExchangeFence, IdentitySwap::Cutoff];
+            scenario.swap = swaps[rng.usize(..swaps.len())];
+        }
+        if scenario.swap != IdentitySwap::None && scenario.quorum {
+            // It would look like two consumers each time it takes over, and a second hop that can't
+            // be given up would be begun for ever.
+            scenario.habits.late_acks = 0;
+        }
         scenario = match rng.u8(..100) {
             0 | 1 => scenario.slow(),
             2 => {
@@ -175,10 +186,11 @@ impl Scenario {
         for _ in 0..rng.usize(0..=3) {
             scenario.faults.push(if rng.bool() {
                 let fault = CALL_FAULTS[rng.usize(..CALL_FAULTS.len())];
-                Fault::Call(rng.u32(..CALLS), fault)
+                Fault::Call(rng.u32(..scenario.calls()), fault)
             } else {
                 let fault = WORLD_FAULTS[rng.usize(..WORLD_FAULTS.len())];
-                let longest = if rng.bool() { DURATION } else { DURATION / 4 };
+                let whole = scenario.duration();
+                let longest = if rng.bool() { whole } else { whole / 4 };
                 Fault::World(rng.u64(..longest), fault)
             });
         }
@@ -203,6 +215,13 @@ impl Scenario {
                 kinds.push(scenario);
             }
         }
+        for (index, swap) in (2..).zip([IdentitySwap::ExchangeFence, IdentitySwap::Cutoff]) {
+            let mut scenario = Self::quiet(&mut Rng::with_seed(index), index);
+            (scenario.owner, scenario.swap) = (OwnerKind::StatefulSet, swap);
+            scenario.mode = Some(ReplayMode::Cutoff);
+            scenario.habits.remembers = true;
+            kinds.push(scenario);
+        }
         kinds
     }
 
@@ -222,6 +241,19 @@ impl Scenario {
             ordinary(ReplayMode::Cutoff).deep(DEEP / 20),
             ordinary(ReplayMode::Park).deep(DEEP / 100),
         ]
+    }
+
+    /// Two hops take twice as long.
+    fn hops(&self) -> u32 {
+        if self.swap == IdentitySwap::None { 1 } else { 2 }
+    }
+
+    fn calls(&self) -> u32 {
+        CALLS * self.hops()
+    }
+
+    fn duration(&self) -> u64 {
+        DURATION * u64::from(self.hops())
     }
 
     /// The same with an application that is slower than its publishers.
@@ -264,6 +296,7 @@ impl Scenario {
         Self {
             seed,
             owner,
+            swap: IdentitySwap::None,
             mode,
             publishers,
             // Slower than the application, so that queues drain: 1 ms per message is its least.

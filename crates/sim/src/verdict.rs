@@ -203,7 +203,9 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
     };
     let mut found = Vec::new();
     let completed = matches!(phase, Some(Phase::Completed { .. }));
-    if !world.bereaved && !sequential(world) && completed != (name != SOURCE) {
+    // A StatefulSet's pod keeps its name.
+    let renamed = completed && world.scenario.owner != OwnerKind::StatefulSet;
+    if !world.bereaved && renamed != (name != SOURCE) {
         found.push(format!("{name} {SURVIVES}s, completed: {completed}"));
     }
     // What a process took that had strayed from its queue, and died, is in no copy's queue.
@@ -235,10 +237,6 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
         found.push(format!("{duplicated} {DUPLICATED} {reordered} reordered at {name}"));
     }
     found
-}
-
-fn sequential(world: &World) -> bool {
-    world.scenario.owner == OwnerKind::StatefulSet
 }
 
 #[cfg(test)]

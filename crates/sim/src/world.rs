@@ -22,7 +22,7 @@ use shadow_broker::memory::core::{
 };
 use shadow_protocol::broker::Binding;
 use shadow_protocol::names::Names;
-use shadow_protocol::phase::{Phase, RestoreStep, State, SwitchStep};
+use shadow_protocol::phase::{Attempt, Phase, RestoreStep, State, SwitchStep};
 use shadow_protocol::spec::Spec;
 use shadow_protocol::step::Step;
 
@@ -379,9 +379,9 @@ impl World {
                 Phase::Completed { .. }
                     | Phase::Replaying { commit: Some(_), .. }
                     | Phase::Restoring {
-                        step: RestoreStep::Prepare(_)
-                            | RestoreStep::Admit(_)
-                            | RestoreStep::Retry(_),
+                        step: RestoreStep::Prepare(Attempt { commit: Some(_), .. })
+                            | RestoreStep::Admit(Attempt { commit: Some(_), .. })
+                            | RestoreStep::Retry(Attempt { commit: Some(_), .. }),
                         ..
                     }
                     | Phase::Finalizing {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fastrand::Rng;
-use shadow_protocol::spec::ReplayMode;
+use shadow_protocol::spec::{IdentitySwap, ReplayMode};
 use shadow_protocol::step::Step;
 use shadow_sim::campaign::{self, Tally};
 use shadow_sim::run;
@@ -16,7 +16,7 @@ const TRIES: u64 = 20_000;
 type Coincidence = (Step, Step, fn(&mut Rng, &mut Scenario));
 
 /// The transitions that the faults of every step, one at a time, do not bring about.
-const COINCIDENCES: [Coincidence; 14] = [
+const COINCIDENCES: [Coincidence; 24] = [
     (Step::Return, Step::UndoTarget, |rng, s| {
         s.faults.push(Fault::Step(Step::Install, 0, WorldFault::Flood));
         s.faults.push(Fault::Step(Step::Return, rng.u64(..10), WorldFault::Abort));
@@ -66,7 +66,58 @@ const COINCIDENCES: [Coincidence; 14] = [
         (s.owner, s.trail, s.interval) = (OwnerKind::Bare, rng.u64(1_000..1_800), 320);
         s.faults.push(Fault::Step(Step::CutA, 0, WorldFault::SourceGone));
     }),
+    (Step::MakeRoom, Step::UndoTarget, |_, s| {
+        swap(s);
+        s.faults.push(Fault::Step(Step::MakeRoom, 0, WorldFault::OperatorCrashes));
+        s.faults.push(Fault::Step(Step::MakeRoom, 1, WorldFault::Abort));
+    }),
+    (Step::HopPrepare, Step::UndoTarget, |_, s| {
+        swap(s);
+        s.faults.push(Fault::Step(Step::HopPrepare, 0, WorldFault::OperatorCrashes));
+        s.faults.push(Fault::Step(Step::HopPrepare, 1, WorldFault::ApplicationsCutOff));
+    }),
+    (Step::UndoRemove, Step::UndoRemove, |rng, s| {
+        // Both die.
+        source_gone_late(rng, s);
+        source_gone_late(rng, s);
+    }),
+    (Step::HopAdmit, Step::UndoTarget, copy_ends),
+    (Step::HopRetry, Step::Vacate, |rng, s| {
+        swap(s);
+        s.faults.push(Fault::Step(Step::HopAdmit, 0, WorldFault::RestoreFails));
+        s.faults.push(Fault::Step(Step::HopRetry, rng.u64(..20), WorldFault::TargetGone));
+    }),
+    (Step::HopRetry, Step::UndoTarget, |rng, s| {
+        swap(s);
+        s.faults.push(Fault::Step(Step::HopAdmit, 0, WorldFault::RestoreFails));
+        s.faults.push(Fault::Step(Step::HopRetry, rng.u64(..20), WorldFault::ApplicationsCutOff));
+    }),
+    (Step::Replaying, Step::ReplayingCommitted, source_gone_late),
+    (Step::Open, Step::OpenCommitted, source_gone_late),
+    (Step::Overlap, Step::OverlapCommitted, source_gone_late),
+    (Step::HopAgain, Step::UndoTarget, |rng, s| {
+        copy_ends(rng, s);
+        s.faults.push(Fault::Step(Step::HopAgain, rng.u64(..20), WorldFault::TargetGone));
+    }),
 ];
+
+fn swap(s: &mut Scenario) {
+    (s.owner, s.swap) = (OwnerKind::StatefulSet, IdentitySwap::ExchangeFence);
+    s.mode = Some(ReplayMode::Cutoff);
+}
+
+/// The copy of a second hop ends before it is known to have begun.
+fn copy_ends(rng: &mut Rng, s: &mut Scenario) {
+    swap(s);
+    s.faults.push(Fault::Step(Step::HopAdmit, rng.u64(..30), WorldFault::OperatorCrashes));
+    s.faults.push(Fault::Step(Step::HopAdmit, rng.u64(..200), WorldFault::TargetEnds));
+}
+
+/// The source of a second hop, itself a copy, is gone when its own copy is about to take over.
+fn source_gone_late(rng: &mut Rng, s: &mut Scenario) {
+    swap(s);
+    s.faults.push(Fault::Step(Step::HopAdmit, rng.u64(50..700), WorldFault::TargetGone));
+}
 
 /// It takes long to finish what it holds, longer than an order is waited for.
 fn slow(rng: &mut Rng, s: &mut Scenario) {
@@ -84,7 +135,7 @@ fn cut_off_as_it_returns(rng: &mut Rng, s: &mut Scenario) {
 fn find(&(from, to, arrange): &Coincidence) -> Option<u64> {
     (0..TRIES).find(|&seed| {
         let mut scenario = Scenario::from_seed(seed);
-        if scenario.mode == Some(ReplayMode::Park) {
+        if scenario.mode == Some(ReplayMode::Park) || scenario.swap != IdentitySwap::None {
             return false;
         }
         scenario.faults.clear();

@@ -6,8 +6,8 @@ use shadow_protocol::broker::{Binding, Totals};
 use shadow_protocol::names::Names;
 use shadow_protocol::observation::{Archive, Owner};
 use shadow_protocol::phase::{
-    Attempt, Commit, CutStep, Cuts, Evidence, Failure, Image, Incarnation, ParkStep, Phase,
-    PhaseName, Plan, Progress, Reached, RestoreStep, SwitchStep, Taken, Undo,
+    Attempt, Base, Commit, CutStep, Cuts, Evidence, Failure, Hop, Image, Incarnation, ParkStep,
+    Phase, PhaseName, Plan, Progress, Reached, RestoreStep, SwitchStep, Taken, Undo,
 };
 use shadow_protocol::spec::{ReplayMode, Strategy};
 use shadow_protocol::step::Step;
@@ -30,6 +30,26 @@ impl Sample {
         Ok(Self { plan: plan(mode, strategy, owner), reached: Reached::CutA, commit })
     }
 
+    /// The second hop of an identity swap.
+    pub fn second() -> anyhow::Result<Self> {
+        let set = || Owner::StatefulSet(String::new());
+        let first = Self::new(ReplayMode::Cutoff, Strategy::ShadowPod, set())?;
+        let base = Base {
+            plan: Plan { hop: Hop::First { then: ReplayMode::Cutoff }, ..first.plan.clone() },
+            taken: first.taken(),
+            image: image(),
+            target: target(),
+            vacated: false,
+        };
+        let plan = Plan {
+            source_pod: "the shadow".to_owned(),
+            target_pod: "the pod".to_owned(),
+            hop: Hop::Second(Box::new(base)),
+            ..first.plan.clone()
+        };
+        Ok(Self { plan, ..first })
+    }
+
     /// The migration in `step`.
     pub fn phase(&self, step: Step) -> Phase {
         let facts = || (self.plan.clone(), self.taken(), image());
@@ -49,7 +69,8 @@ impl Sample {
             Phase::Finalizing { plan, taken, image, target, step }
         };
         let commit = self.commit;
-        let attempt = Attempt { commit, failed: 0 };
+        let attempt = Attempt { commit: Some(commit), failed: 0 };
+        let beside = Attempt { commit: None, failed: 0 };
         match step {
             Step::Pending => Phase::Pending,
             Step::Install => cut(CutStep::Install),
@@ -74,6 +95,10 @@ impl Sample {
             Step::Transferring => Phase::Transferring { plan, taken },
             Step::Order => restore(RestoreStep::Order),
             Step::Beside => restore(RestoreStep::Beside),
+            Step::MakeRoom => restore(RestoreStep::MakeRoom),
+            Step::HopPrepare => restore(RestoreStep::Prepare(beside)),
+            Step::HopAdmit => restore(RestoreStep::Admit(beside)),
+            Step::HopRetry => restore(RestoreStep::Retry(beside)),
             Step::Vacate => restore(RestoreStep::Vacate),
             Step::Prepare => restore(RestoreStep::Prepare(attempt)),
             Step::Admit => restore(RestoreStep::Admit(attempt)),
@@ -83,6 +108,8 @@ impl Sample {
             Step::Hand => switch(SwitchStep::Hand),
             Step::Open => switch(SwitchStep::Open(None)),
             Step::Overlap => switch(SwitchStep::Overlap(None)),
+            Step::Hop => switch(SwitchStep::Hop { vacated: false }),
+            Step::HopAgain => switch(SwitchStep::Hop { vacated: true }),
             Step::Replace => switch(SwitchStep::Replace(None)),
             Step::OpenCommitted => switch(SwitchStep::Open(Some(commit))),
             Step::OverlapCommitted => switch(SwitchStep::Overlap(Some(commit))),
@@ -93,6 +120,7 @@ impl Sample {
                 Phase::Completed { plan, taken, image, commit, evidence: Evidence::default() }
             }
             Step::UndoTarget => self.undo(Undo::Target),
+            Step::UndoClear => self.undo(Undo::Clear),
             Step::UndoWorkOff => self.undo(Undo::WorkOff),
             Step::UndoFetch => self.undo(Undo::Fetch),
             Step::UndoDivert => self.undo(Undo::Divert),
@@ -154,6 +182,7 @@ fn plan(mode: ReplayMode, strategy: Strategy, owner: Owner) -> Plan {
         Strategy::Sequential => ("the pod", "the pod"),
     };
     Plan {
+        hop: Hop::Only,
         names: Names {
             primary: "`Q`".to_owned(),
             lock: "lock".to_owned(),

@@ -19,6 +19,7 @@ enum Way {
     Replay,
     Park,
     Sequential,
+    Hop,
     Back,
 }
 
@@ -53,9 +54,16 @@ fn ways(step: Step) -> &'static [Way] {
         Step::Vacate | Step::Prepare | Step::Admit | Step::Retry | Step::ReplayingCommitted => {
             &[Way::Sequential]
         }
+        Step::MakeRoom
+        | Step::HopPrepare
+        | Step::HopAdmit
+        | Step::HopRetry
+        | Step::Hop
+        | Step::HopAgain => &[Way::Hop],
         Step::OpenCommitted => &[Way::Park, Way::Sequential],
         Step::Retire | Step::Remove => &[Way::Replay, Way::Park, Way::Sequential],
         Step::UndoTarget
+        | Step::UndoClear
         | Step::UndoWorkOff
         | Step::UndoFetch
         | Step::UndoDivert
@@ -146,6 +154,7 @@ pub fn steps() -> anyhow::Result<Vec<(&'static str, String)>> {
         ("replay", table(Way::Replay, &beside(ReplayMode::Cutoff)?)),
         ("park", table(Way::Park, &beside(ReplayMode::Park)?)),
         ("sequential", table(Way::Sequential, &sequential)),
+        ("hop", table(Way::Hop, &[("", Sample::second()?)])),
         ("back", table(Way::Back, &[before, after])),
     ])
 }
@@ -189,7 +198,9 @@ fn limit(step: Step, phase: &Phase) -> String {
         return if step == Step::Replaying { format!("the cutoff and {limit}") } else { limit };
     }
     match step {
-        Step::Admit => format!("{}, then another attempt", seconds(limits.restore)),
+        Step::Admit | Step::HopAdmit => {
+            format!("{}, then another attempt", seconds(limits.restore))
+        }
         Step::UndoHeir => format!("{}, then it goes on alone", seconds(limits.heir)),
         _ if told && goes_to(step) => format!("{}, then told again", seconds(limits.obey)),
         _ => String::new(),
@@ -228,6 +239,9 @@ mod tests {
     fn the_steps_of_a_migration_are_in_the_table_of_its_kind() {
         for scenario in Scenario::kinds() {
             let tables: &[Way] = match (scenario.owner, scenario.mode) {
+                (OwnerKind::StatefulSet, _) if scenario.swap != IdentitySwap::None => {
+                    &[Way::Replay, Way::Hop]
+                }
                 (OwnerKind::StatefulSet, _) => &[Way::Replay, Way::Sequential],
                 (_, Some(ReplayMode::Park)) => &[Way::Park],
                 _ => &[Way::Replay],

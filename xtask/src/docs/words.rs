@@ -48,6 +48,7 @@ fn effect_words(effect: &Effect) -> (String, String) {
         Effect::Adopt => whole("give the target all labels of the source"),
         Effect::DeleteSource => whole("delete the source pod"),
         Effect::Vacate => whole("delete the source pod with the shortest grace"),
+        Effect::MakeRoom => whole("delete the pod that stands by with the shortest grace"),
         Effect::Admit { node } => {
             (format!("let the owner's next pod in as the copy, on {node}"), String::new())
         }

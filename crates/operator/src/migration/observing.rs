@@ -27,8 +27,14 @@ impl Migration {
             let found = cluster.pod(&namespace, pod_name)?;
             Some(observe::pod(cluster, &found, spec.container.as_deref(), &name))
         };
+        let plan = state.phase.plan();
         let target = target_name(&spec.source_pod);
-        let target = pod(state.phase.plan().map_or(target.as_str(), |plan| &plan.target_pod));
+        let target = pod(plan.map_or(target.as_str(), |plan| &plan.target_pod));
+        let source = pod(plan.map_or(&spec.source_pod, |plan| &plan.source_pod));
+        // It bears the target's name, and is none of ours.
+        let standby = plan.and_then(Plan::standby);
+        let standby = standby
+            .and_then(|first| pod(&first.source_pod).filter(|found| found.uid == first.source_uid));
         let job_name = crate::transfer_job::job_name(&self.object);
         let job = wanted
             .job
@@ -47,7 +53,7 @@ impl Migration {
         } else {
             None
         };
-        let heir = match state.phase.plan() {
+        let heir = match plan {
             Some(plan) if wanted.heir => self.heir(&namespace, plan).await,
             _ => None,
         };
@@ -55,7 +61,8 @@ impl Migration {
             acted: self.memory.acted,
             own: self.memory.own,
             trouble: self.memory.trouble.clone(),
-            source: pod(&spec.source_pod),
+            source,
+            standby,
             heir,
             target: target.filter(|pod| pod.ours),
             preflight,
@@ -173,15 +180,17 @@ impl Migration {
         };
         let wanted = interest(&state.phase);
         if wanted.preflight {
-            let survey = session.survey(queue, &control_queue(&spec.source_pod)).await?;
+            let pod = state.phase.plan().map_or(&spec.source_pod, |plan| &plan.target_pod);
+            let survey = session.survey(queue, &control_queue(pod)).await?;
             let there = survey.queue.is_some();
             self.memory.survey = Some(survey);
             if !there {
                 return Ok(BrokerView::default());
             }
         }
-        let names = Names::new(queue, &spec.uid);
-        observe::broker(session, &names, state.phase.plan(), wanted).await
+        let plan = state.phase.plan();
+        let names = plan.map_or_else(|| Names::new(queue, &spec.uid), |plan| plan.names.clone());
+        observe::broker(session, &names, plan, wanted).await
     }
 
     /// Makes sure that there is a living session that holds the lock.

@@ -10,7 +10,7 @@ use shadow_protocol::effect::Effect;
 use shadow_protocol::observation::{
     self, Archive, BrokerView, Container, Heir, Job, Observation, Owner, PrePull,
 };
-use shadow_protocol::phase::{CutStep, ParkStep, Phase, Plan, RestoreStep, State};
+use shadow_protocol::phase::{CutStep, Hop, ParkStep, Phase, Plan, RestoreStep, State};
 use shadow_protocol::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 
 use super::application::{Memory, Pod};
@@ -110,6 +110,7 @@ pub fn begin(mode: ReplayMode, remembers: bool) -> State {
         ReplayMode::Cutoff | ReplayMode::Drain => CutStep::Install,
     };
     let plan = Plan {
+        hop: Hop::Only,
         names: NAMES.clone(),
         source_pod: SOURCE.to_owned(),
         source_uid: uid(Who::Source),
@@ -181,6 +182,7 @@ fn perform(situation: &mut Situation, effect: &Effect) -> bool {
         | Effect::UnpreferSource
         | Effect::Adopt
         | Effect::Vacate
+        | Effect::MakeRoom
         | Effect::Admit { .. }
         | Effect::Retire
         | Effect::CloseBroker => {}
@@ -274,6 +276,7 @@ fn observe(situation: &Situation) -> Observation {
     let wanted = interest(phase);
     let pod = |who| situation.pod(who).map(|pod| seen(pod, who, situation.habits.remembers));
     Observation {
+        standby: None,
         acted: situation.operator.acted,
         own: situation.operator.own,
         trouble: None,

@@ -1,6 +1,6 @@
 //! The cluster's part of the world: kubelets, and the controllers of the pod's owner.
 
-use shadow_protocol::phase::{Phase, RestoreStep};
+use shadow_protocol::phase::{Phase, Plan, RestoreStep, SwitchStep};
 
 use super::{Event, NODES, SOURCE, World};
 use crate::cluster::Pod;
@@ -139,14 +139,17 @@ impl World {
         }
         let phase = self.record.state.as_ref().map(|state| &state.phase);
         let image = phase.and_then(|phase| phase.image()).map(|image| image.reference.clone());
-        let Some(Phase::Restoring { step, .. }) = phase else {
+        let held = phase.is_some_and(held_up);
+        if !held {
             let pod = self.create_pod(SOURCE, NODES[0], None);
             self.pods[pod].owned = true;
             return;
-        };
+        }
+        let admits =
+            |phase: &Phase| matches!(phase, Phase::Restoring { step: RestoreStep::Admit(_), .. });
         // A checkpoint is let in once: what has run is never restored again.
-        match (*step, self.admitted.take()) {
-            (RestoreStep::Admit(_), Some(node)) => {
+        match (phase.is_some_and(admits), self.admitted.take()) {
+            (true, Some(node)) => {
                 let checkpoint = image.and_then(|image| image.parse().ok());
                 let pod = self.create_pod(SOURCE, &node, checkpoint);
                 let found = &mut self.pods[pod];
@@ -154,5 +157,17 @@ impl World {
             }
             _ => self.at(20, Event::Reconcile),
         }
+    }
+}
+
+/// Admission keeps out any pod but the copy, once the one it copies has made room.
+fn held_up(phase: &Phase) -> bool {
+    match phase {
+        Phase::Completed { .. }
+        | Phase::Failed { .. }
+        | Phase::Restoring { step: RestoreStep::Order | RestoreStep::Beside, .. } => false,
+        Phase::Restoring { .. }
+        | Phase::Finalizing { step: SwitchStep::Hop { vacated: true }, .. } => true,
+        phase => phase.plan().and_then(Plan::base).is_some_and(|base| base.vacated),
     }
 }

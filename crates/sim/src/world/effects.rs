@@ -23,8 +23,9 @@ impl World {
         effect: &Effect,
         phase: &Phase,
     ) -> Result<Outcome, Trouble> {
+        let names = phase.plan().map_or(&self.stage.names, |plan| &plan.names);
         let effect = match self.mutant {
-            Some(mutant) => mutant.effect(&self.stage.names, phase, effect.clone()),
+            Some(mutant) => mutant.effect(names, phase, effect.clone()),
             None => Some(effect.clone()),
         };
         match effect {
@@ -69,7 +70,9 @@ impl World {
                     self.at(1, Event::Reconcile);
                 }
             }
-            Effect::DeleteSource | Effect::Vacate => {
+            Effect::DeleteSource | Effect::Vacate | Effect::MakeRoom => {
+                let origin = *effect == Effect::MakeRoom;
+                let plan = plan.map(|plan| if origin { plan.origin() } else { plan });
                 if let Some(source) = plan.and_then(|plan| self.source_of(plan)) {
                     let grace = self.rng.u64(self.tempo.grace.clone());
                     self.delete_pod(source, grace);

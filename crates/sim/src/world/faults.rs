@@ -16,6 +16,12 @@ fn replacing(state: &State) -> bool {
     )
 }
 
+/// The image of a second hop is in place, and its copy has not run yet.
+fn checkpointed(state: &State) -> bool {
+    let hop = [Step::HopPrepare, Step::HopAdmit, Step::HopRetry];
+    hop.contains(&state.phase.step())
+}
+
 impl World {
     /// The record has gone from one step to another: what is planned for then will happen.
     pub(super) fn gone_on(&mut self, from: Step, to: Step) {
@@ -114,11 +120,14 @@ impl World {
     }
 
     fn target_dies(&mut self, ends: bool) {
-        let found = (0..self.pods.len()).find(|&pod| self.pods[pod].ours && self.pods[pod].alive());
-        let Some(pod) = found else { return };
+        let copies: Vec<usize> =
+            (0..self.pods.len()).filter(|&p| self.pods[p].ours && self.pods[p].alive()).collect();
+        // A second hop has two.
+        let Some(&pod) = copies.get(self.rng.usize(..copies.len().max(1))) else { return };
         // With the source on its way out, or about to be, it is the workload's own crash.
         let source = (0..self.pods.len()).find(|&p| self.pods[p].uid == 1);
-        let alone = source.is_none_or(|source| !self.pods[source].alive());
+        let source_gone = source.is_none_or(|source| !self.pods[source].alive());
+        let alone = source_gone && copies.len() == 1 && !self.state().is_some_and(checkpointed);
         if self.committed() || alone || self.state().is_some_and(replacing) {
             self.forgiven = true;
             self.bereave(pod);

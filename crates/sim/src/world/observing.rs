@@ -35,6 +35,7 @@ impl World {
             own: self.operator.own,
             trouble: self.operator.trouble.clone(),
             source: self.pod(name).map(seen),
+            standby: plan.and_then(Plan::standby).and_then(|first| self.source_of(first)).map(seen),
             heir: plan.filter(|_| wanted.heir).and_then(|plan| self.heir(plan)),
             target: self.pod(&target).filter(|&pod| self.pods[pod].ours).map(seen),
             preflight: wanted.preflight.then(|| self.preflight()),
@@ -88,7 +89,7 @@ impl World {
         plan: Option<&Plan>,
         wanted: Interest,
     ) -> Result<BrokerView, Obstacle> {
-        let names = &self.stage.names;
+        let names = plan.map_or(&self.stage.names, |plan| &plan.names);
         let (broker, client) = (&mut self.broker, session.topology);
         let mut counts = |asked: bool, queue: &str| {
             if asked { topology::count(broker, client, queue) } else { Ok(None) }
@@ -108,8 +109,9 @@ impl World {
             view.bindings = Some(broker.bindings(&Destination::Queue(self.stage.queue.clone())));
         }
         if let Some(plan) = plan.filter(|_| wanted.connected) {
-            let lives = survey::connections(broker, |_, name| name == plan.source_connection);
-            view.connected = Some(!lives.is_empty());
+            let lives =
+                |wanted: &str| !survey::connections(broker, |_, name| name == wanted).is_empty();
+            view.connected = Some(plan.connections().all(lives));
         }
         if wanted.primary_quiet {
             view.primary_quiet = Some(proofs::quiet(broker, client, &names.primary)?);
