@@ -9,7 +9,9 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy}
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use shadow_broker::Session;
+use shadow_protocol::broker::Topology;
 use shadow_protocol::effect::{Effect, EffectId};
+use shadow_protocol::names::listener;
 use shadow_protocol::observation::{Archive, Owner, Trouble};
 use shadow_protocol::phase::{Image, Phase, Plan};
 use shadow_protocol::time::Time;
@@ -147,11 +149,30 @@ impl Hands<'_> {
         })?;
         let done = match effect {
             Effect::Lock => session.lock(self.lock.unwrap_or_default()).await,
+            Effect::Topology(Topology::DeleteQueue { name }) if self.inherited(name).await? => {
+                Ok(())
+            }
             Effect::Topology(change) => session.apply(change).await,
             Effect::Order(order) => session.order(order, id).await,
             _ => Ok(()),
         };
         done.map(|()| Outcome::Done).map_err(|error| broker_trouble(&error))
+    }
+
+    /// Whether another pod goes on with a control queue: it bears the name of one that is gone.
+    async fn inherited(&self, queue: &str) -> Result<bool, Trouble> {
+        let Some(pod) = listener(queue) else { return Ok(false) };
+        let found = tokio::time::timeout(PATIENCE, self.pods().get_opt(pod)).await;
+        let trouble = |why: String| Trouble {
+            reason: "ApiUnavailable".to_owned(),
+            message: format!("look for a pod {pod} before deleting queue {queue}: {why}"),
+            permanent: false,
+        };
+        match found {
+            Ok(Ok(found)) => Ok(found.is_some()),
+            Ok(Err(error)) => Err(trouble(chain(&error))),
+            Err(_) => Err(trouble(format!("no answer within {} s", PATIENCE.as_secs()))),
+        }
     }
 
     fn namespace(&self) -> String {

@@ -64,7 +64,17 @@ pub fn interest(phase: &Phase) -> Interest {
     let wanted = wanted(phase);
     // Who stands by may go to `Q` by habit, too.
     let connected = wanted.connected || phase.plan().is_some_and(|plan| plan.standby().is_some());
-    Interest { connected, ..wanted }
+    Interest { connected, going: going(phase), ..wanted }
+}
+
+/// A pod that has the state is being deleted, or is about to be: a way back that does not know how
+/// far that has gone would take the other one, too.
+fn going(phase: &Phase) -> bool {
+    matches!(
+        phase,
+        Phase::Restoring { step: RestoreStep::Vacate | RestoreStep::MakeRoom, .. }
+            | Phase::Finalizing { step: SwitchStep::Replace(_), .. }
+    )
 }
 
 fn wanted(phase: &Phase) -> Interest {
@@ -296,8 +306,12 @@ pub fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
             // Bounded by its progress.
             ReplayMode::Drain => None,
         },
+        // Forward, or back, is all that is left.
+        Phase::Finalizing { step: SwitchStep::Hop { vacated: true }, .. }
+        | Phase::Completed { .. }
+        | Phase::Unwinding { .. }
+        | Phase::Failed { .. } => None,
         Phase::Finalizing { .. } => Some(limits.switch),
-        Phase::Completed { .. } | Phase::Unwinding { .. } | Phase::Failed { .. } => None,
     }
 }
 

@@ -9,9 +9,17 @@ use serde::{Deserialize, Serialize};
 /// How many hexadecimal digits of the UID go into names: enough to be unique on one queue.
 const ID_DIGITS: usize = 10;
 
+/// What the names of control queues begin with.
+const CONTROL: &str = "ms2m.control.";
+
 /// Queue of the specification through which an application takes its orders.
 pub fn control_queue(pod: &str) -> String {
-    format!("ms2m.control.{pod}")
+    format!("{CONTROL}{pod}")
+}
+
+/// The pod that takes its orders from `queue`, if it is a control queue.
+pub fn listener(queue: &str) -> Option<&str> {
+    queue.strip_prefix(CONTROL)
 }
 
 /// Exclusive queue that makes a migration the only one of queue `primary`.
@@ -93,6 +101,8 @@ mod tests {
         assert_eq!(names.gate, "ms2m.0f9d3c1eaa.gate");
         assert_eq!(names.s2, "app.events.ms2m-source.0f9d3c1eaa.2");
         assert_eq!(names.lock, "ms2m.lock.app.events");
+        assert_eq!(listener(&control_queue("consumer-0")), Some("consumer-0"));
+        assert_eq!(listener(&names.s2), None);
         let second = names.second();
         assert_eq!(second.gate, "ms2m.0f9d3c1eaa-2.gate");
         assert_eq!(second.s1, "app.events.ms2m-source.0f9d3c1eaa-2.1");

@@ -260,6 +260,8 @@ pub struct Interest {
     pub totals: bool,
     /// Who took the source's place.
     pub heir: bool,
+    /// The source as it is now, not as it was last heard of: it is about to go.
+    pub going: bool,
     /// The transfer Job.
     pub job: bool,
     /// The pull of the workload's own image on the target node.

@@ -58,7 +58,7 @@ fn effect_words(effect: &Effect) -> (String, String) {
 }
 
 fn topology(change: &Topology) -> (String, String) {
-    let feed = |to: &str, from: &Binding| format!("{to}→{}", from.source);
+    let feed = |to: &str, from: &Binding| format!("{}→{}", queue(to), queue(&from.source));
     let (verb, object) = match change {
         Topology::DeclareExchange { name, .. } | Topology::DeclareSideQueue { name } => {
             ("declare", name.clone())
@@ -78,10 +78,15 @@ fn topology(change: &Topology) -> (String, String) {
 }
 
 fn queue(name: &str) -> String {
-    match name.strip_prefix(&control_queue("")) {
-        Some(pod) => format!("the control queue of {pod}"),
-        None => name.to_owned(),
-    }
+    // The second hop's are made from names that are words already.
+    let known = [
+        (control_queue(""), "the control queue of "),
+        ("ms2m.gate-2.".to_owned(), "second "),
+        ("`Q`.ms2m-source.gate-2.".to_owned(), "second S"),
+        ("`Q`.ms2m-park.gate-2.".to_owned(), "second park."),
+    ];
+    let known = known.iter().find_map(|(prefix, words)| Some((words, name.strip_prefix(prefix)?)));
+    known.map_or_else(|| name.to_owned(), |(words, rest)| format!("{words}{rest}"))
 }
 
 /// What is looked at besides the pods, which are watched.
@@ -101,6 +106,7 @@ pub fn interest(interest: Interest) -> String {
         connected,
         totals,
         heir,
+        going,
         job,
         prepull,
     } = interest;
@@ -119,6 +125,7 @@ pub fn interest(interest: Interest) -> String {
         (connected, "the source's connection"),
         (totals, "the broker's totals"),
         (heir, "who took the source's place"),
+        (going, "the source, asked for afresh"),
         (job, "the transfer Job"),
         (prepull, "the pull of the image"),
     ];

@@ -2,10 +2,10 @@
 //! asked for as far as the present state needs it.
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
+use kube::{Api, ResourceExt};
 use shadow_protocol::decide::interest;
 use shadow_protocol::names::{Names, control_queue, lock_queue};
-use shadow_protocol::observation::{BrokerView, Heir, Observation, Preflight, Trouble};
+use shadow_protocol::observation::{self, BrokerView, Heir, Observation, Preflight, Trouble};
 use shadow_protocol::pending::target_name;
 use shadow_protocol::phase::{Phase, Plan, State};
 use shadow_protocol::spec::Spec;
@@ -15,6 +15,9 @@ use crate::decide as mapping;
 use crate::observe::{self, broker_trouble, chain};
 use crate::registry::Unusable;
 use crate::secret;
+
+/// The source and the pod that stands by.
+type Sources = (Option<observation::Pod>, Option<observation::Pod>);
 
 impl Migration {
     pub(super) async fn observe(&mut self, spec: &Spec, state: &State) -> Observation {
@@ -30,10 +33,10 @@ impl Migration {
         let plan = state.phase.plan();
         let target = target_name(&spec.source_pod);
         let target = pod(plan.map_or(target.as_str(), |plan| &plan.target_pod));
-        let source = pod(plan.map_or(&spec.source_pod, |plan| &plan.source_pod));
+        let mut source = pod(plan.map_or(&spec.source_pod, |plan| &plan.source_pod));
         // It bears the target's name, and is none of ours.
         let standby = plan.and_then(Plan::standby);
-        let standby = standby
+        let mut standby = standby
             .and_then(|first| pod(&first.source_pod).filter(|found| found.uid == first.source_uid));
         let job_name = crate::transfer_job::job_name(&self.object);
         let job = wanted
@@ -46,7 +49,20 @@ impl Migration {
             .then(|| cluster.pod(&namespace, &crate::prepull::pod_name(&self.object)))
             .flatten()
             .map(|pod| crate::prepull::progress(&pod));
-        let broker = self.look_at_broker(spec, state).await;
+        let mut broker = self.look_at_broker(spec, state).await;
+        // A pod that is deleted is marked before its process hears of it, but a watch may be behind:
+        // only who asks now knows why a connection has ended.
+        let cut_off = broker.as_ref().is_some_and(|view| view.connected == Some(false));
+        if let Some(plan) = plan.filter(|_| wanted.going || cut_off) {
+            match self.sources_now(spec, plan).await {
+                Ok(found) => (source, standby) = found,
+                // Nothing is decided without.
+                Err(trouble) => {
+                    self.memory.fail(trouble);
+                    broker = None;
+                }
+            }
+        }
         let preflight = if wanted.preflight {
             let source = cluster.pod(&namespace, &spec.source_pod);
             Some(self.preflight(spec, source.as_deref(), target.is_some()).await)
@@ -71,6 +87,31 @@ impl Migration {
             archive: self.memory.archive.clone(),
             broker,
         }
+    }
+
+    /// The source, and the pod that stands by, as the API server has them now.
+    async fn sources_now(&self, spec: &Spec, plan: &Plan) -> Result<Sources, Trouble> {
+        let namespace = self.object.namespace().unwrap_or_default();
+        let cluster = &self.context.cluster;
+        let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &namespace);
+        let migration = self.object.name_any();
+        let get = async |name: &str| {
+            let found = api.get_opt(name).await.map_err(|error| Trouble {
+                reason: "ApiUnavailable".to_owned(),
+                message: format!("read pod {namespace}/{name}: {}", chain(&error)),
+                permanent: false,
+            })?;
+            let container = spec.container.as_deref();
+            Ok(found.map(|pod| observe::pod(cluster, &pod, container, &migration)))
+        };
+        let source = get(&plan.source_pod).await?;
+        let standby = match plan.standby() {
+            Some(first) => get(&first.source_pod).await?,
+            None => None,
+        };
+        let same =
+            |pod: &observation::Pod| plan.standby().is_some_and(|it| it.source_uid == pod.uid);
+        Ok((source, standby.filter(same)))
     }
 
     async fn heir(&self, namespace: &str, plan: &Plan) -> Option<Heir> {

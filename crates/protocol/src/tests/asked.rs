@@ -22,6 +22,8 @@ pub(super) fn asked(phase: &Phase, mut seen: Observation) -> Observation {
         connected,
         totals,
         heir,
+        // Pods are always seen, only how freshly differs.
+        going: _,
         job,
         prepull,
     } = interest(phase);

@@ -183,3 +183,11 @@ fn the_target_is_created_once() {
     let Phase::Unwinding { failure, .. } = decision.state.phase else { panic!("created again") };
     assert_eq!(failure.reason, "TargetLost");
 }
+
+#[test]
+fn a_source_that_is_about_to_go_is_asked_for_afresh() {
+    let (forward, _) = drive(None);
+    let going = |state: &&State| crate::decide::interest(&state.phase).going;
+    let steps: Vec<&str> = forward.iter().filter(going).map(|s| s.phase.step().name()).collect();
+    assert_eq!(steps, ["finalizing/replace"]);
+}
