@@ -1,5 +1,5 @@
-//! `cargo xtask sim`: the protocol under any number of fault plans, the mutants, and the exhaustive
-//! model.
+//! `cargo xtask sim`: the protocol under any number of fault plans, the operator's own loop under
+//! others, the mutants, and the exhaustive model.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use serde_json::json;
 use shadow_sim::campaign::{self, Tally};
 use shadow_sim::model::{self, Exploration};
 use shadow_sim::mutant::MUTANTS;
-use shadow_sim::run_logged;
+use shadow_sim::{run_logged, shop};
 
 /// A mutant that needs more plans to be caught is as good as not caught.
 const ENOUGH: u64 = 5_000;
@@ -21,6 +21,9 @@ pub struct Arguments {
     /// How many plans
     #[arg(long, default_value_t = 200_000)]
     plans: u64,
+    /// How many plans for the operator's own loop
+    #[arg(long, default_value_t = 2_000)]
+    operator_plans: u64,
     /// The seed of the first
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -34,6 +37,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         println!("{count:>9}  {end}");
     }
     show(&tally);
+    let operator = Operator::run(arguments);
     let mut caught = Vec::new();
     for mutant in MUTANTS {
         let plans = campaign::caught(mutant, ENOUGH).map(|(plans, _)| plans);
@@ -50,6 +54,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         "plans": tally.plans,
         "failures": tally.failures.len(),
         "seconds": seconds,
+        "operator_plans": operator.tally.plans,
+        "operator_failures": operator.tally.failures.len(),
+        "operator_seconds": operator.seconds,
         "mutants": caught,
         "model_states": model.states,
         "model_seconds": model.seconds,
@@ -64,8 +71,39 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         tally.failures.len(),
         path.display()
     );
-    let good = tally.failures.is_empty() && survivors == 0 && model.holds;
+    let clean = tally.failures.is_empty() && operator.tally.failures.is_empty();
+    let good = clean && survivors == 0 && model.holds;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What the operator's own loop came to.
+struct Operator {
+    tally: shop::campaign::Tally,
+    seconds: f64,
+}
+
+impl Operator {
+    fn run(arguments: &Arguments) -> Self {
+        let begun = Instant::now();
+        let tally = shop::campaign::plans(arguments.seed, arguments.operator_plans);
+        let seconds = begun.elapsed().as_secs_f64();
+        for seed in tally.failures.iter().take(SHOWN) {
+            let plan = shop::campaign::shrink(shop::plan::Plan::from_seed(*seed));
+            let verdict = shop::run_logged(&plan);
+            println!("operator, seed {seed}: {plan:#?}");
+            for line in verdict.log.iter().chain(&verdict.left).chain(&verdict.violations) {
+                println!("{line}");
+            }
+        }
+        println!(
+            "operator: {} plans from seed {} in {seconds:.1} s, {} failed: {:?}",
+            tally.plans,
+            arguments.seed,
+            tally.failures.len(),
+            tally.ends
+        );
+        Self { tally, seconds }
+    }
 }
 
 /// What the exhaustive model came to.

@@ -61,24 +61,34 @@ impl Tally {
 
 /// Runs the scenarios of `count` seeds from `first` on, on all cores.
 pub fn plans(first: u64, count: u64) -> Tally {
+    on_all_cores(first, count, |tally, seed| tally.run(Scenario::from_seed(seed)), Tally::join)
+}
+
+/// Does `work` for `count` seeds from `first` on, each core with a tally of its own, and joins them.
+pub(crate) fn on_all_cores<T: Default + Send>(
+    first: u64,
+    count: u64,
+    work: impl Fn(&mut T, u64) + Sync,
+    join: impl Fn(&mut T, T),
+) -> T {
     let next = AtomicU64::new(first);
     let work = || {
-        let mut tally = Tally::default();
+        let mut tally = T::default();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= first + count {
                 return tally;
             }
-            tally.run(Scenario::from_seed(seed));
+            work(&mut tally, seed);
         }
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-        let mut all = Tally::default();
+        let mut all = T::default();
         for thread in threads {
             match thread.join() {
-                Ok(tally) => all.join(tally),
+                Ok(tally) => join(&mut all, tally),
                 // A run that ends in the middle is no run without violations.
                 Err(panic) => std::panic::resume_unwind(panic),
             }

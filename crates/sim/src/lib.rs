@@ -18,6 +18,8 @@ pub mod model;
 pub mod mutant;
 pub mod record;
 pub mod scenario;
+#[cfg(feature = "shop")]
+pub mod shop;
 pub mod tempo;
 pub mod verdict;
 mod watch;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use shadow_broker::memory::Wire;
 use shadow_broker::memory::core::{Content, Serial};
 use shadow_protocol::control::Control;
 
@@ -16,6 +17,12 @@ pub enum Message {
     Data(Serial),
     /// The operator's, to an application.
     Order(Arc<Control>),
+}
+
+impl Wire for Message {
+    fn order(control: &Control) -> Result<Self, serde_json::Error> {
+        Ok(Self::Order(Arc::new(control.clone())))
+    }
 }
 
 impl Content for Message {

@@ -159,7 +159,7 @@ pub struct Scenario {
 const CALLS: u32 = 75;
 const DURATION: u64 = 1_800;
 /// An application that takes so many messages in a millisecond is done with a million in time.
-const DEEP: u64 = 2_000;
+pub(crate) const DEEP: u64 = 2_000;
 
 impl Scenario {
     /// The scenario that follows from `seed`, with up to three faults.
@@ -176,7 +176,7 @@ impl Scenario {
             scenario.habits.late_acks = 0;
         }
         scenario = match rng.u8(..100) {
-            0 | 1 => scenario.slow(),
+            0 | 1 => scenario.slow(2),
             2 => {
                 let slowly = rng.u8(..4) == 0;
                 scenario.deep(if slowly { DEEP / 20 } else { DEEP })
@@ -235,8 +235,8 @@ impl Scenario {
             scenario
         };
         vec![
-            ordinary(ReplayMode::Cutoff).slow(),
-            ordinary(ReplayMode::Drain).slow(),
+            ordinary(ReplayMode::Cutoff).slow(2),
+            ordinary(ReplayMode::Drain).slow(2),
             ordinary(ReplayMode::Cutoff).deep(DEEP),
             ordinary(ReplayMode::Cutoff).deep(DEEP / 20),
             ordinary(ReplayMode::Park).deep(DEEP / 100),
@@ -256,10 +256,11 @@ impl Scenario {
         DURATION * u64::from(self.hops())
     }
 
-    /// The same with an application that is slower than its publishers.
+    /// The same with an application that is slower than its publishers: it takes at least `service`
+    /// milliseconds per message.
     #[must_use]
-    pub fn slow(mut self) -> Self {
-        let service = self.habits.service.max(2);
+    pub fn slow(mut self, service: u64) -> Self {
+        let service = self.habits.service.max(service);
         (self.habits.service, self.burst) = (service, 1);
         self.interval = (service * u64::from(self.publishers) / 2).max(1);
         self
@@ -276,7 +277,7 @@ impl Scenario {
     }
 
     /// The same without a fault.
-    fn quiet(rng: &mut Rng, seed: u64) -> Self {
+    pub(crate) fn quiet(rng: &mut Rng, seed: u64) -> Self {
         let owner = match rng.u8(..5) {
             0 => OwnerKind::StatefulSet,
             1 | 2 => OwnerKind::Deployment,

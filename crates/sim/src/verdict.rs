@@ -9,7 +9,7 @@ use shadow_protocol::phase::{Phase, PhaseName, State};
 use shadow_protocol::step::Step;
 
 use crate::application::Ledger;
-use crate::message::Message;
+use crate::message::{Message, Serials};
 use crate::scenario::OwnerKind;
 use crate::world::{QUEUE, SOURCE, World};
 
@@ -195,6 +195,16 @@ fn tally(world: &World, survivor: &str, ledger: &Ledger) -> Tally {
     }
 }
 
+/// What was published, and never applied.
+pub(crate) fn missing(ledger: &Ledger, published: &[u64]) -> Serials {
+    let mut missing = ledger.gaps.clone();
+    for (publisher, (last, published)) in (0..).zip(ledger.last.iter().zip(published)) {
+        let first = Serial { publisher, sequence: last + 1 };
+        missing.insert((first, published.saturating_sub(*last)));
+    }
+    missing
+}
+
 /// Invariants 1 to 3, of the copy that survives.
 fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
     let (name, ledger) = match survivor(world) {
@@ -215,13 +225,8 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
     if world.forgiven || strayed_and_died {
         return found;
     }
-    let mut missing = ledger.gaps.clone();
-    for (publisher, (last, published)) in (0..).zip(ledger.last.iter().zip(&world.published)) {
-        let first = Serial { publisher, sequence: last + 1 };
-        missing.insert((first, published.saturating_sub(*last)));
-    }
     // What the broker forgot with a restart, before anybody had it confirmed, is nobody's.
-    let lost = missing.without(&world.unconfirmed).count();
+    let lost = missing(&ledger, &world.published).without(&world.unconfirmed).count();
     if lost > 0 {
         found.push(format!("{lost} {LOST} {name}: {ledger:?}"));
     }

@@ -3,12 +3,12 @@
 
 mod cluster;
 mod effects;
-mod faults;
+pub(crate) mod faults;
 mod observing;
 mod operator;
 mod picture;
 mod processes;
-mod publishers;
+pub(crate) mod publishers;
 mod session;
 mod settings;
 
@@ -19,10 +19,11 @@ use std::sync::Arc;
 use fastrand::Rng;
 use shadow_broker::memory::core::{
     self, ConnectionId, Destination, ExchangeKind, ExchangeOptions, Kind, Name, QueueOptions,
+    Refusal,
 };
 use shadow_protocol::broker::Binding;
 use shadow_protocol::names::Names;
-use shadow_protocol::phase::{Attempt, Phase, RestoreStep, State, SwitchStep};
+use shadow_protocol::phase::State;
 use shadow_protocol::spec::Spec;
 use shadow_protocol::step::Step;
 
@@ -167,6 +168,17 @@ pub struct World {
     pub(crate) watch: Option<Box<Watch>>,
 }
 
+/// The exchange and the queue of the application.
+pub(crate) fn set_up(broker: &mut Broker, quorum: bool) -> Result<(), Refusal> {
+    let kind = if quorum { Kind::Quorum } else { Kind::Classic };
+    let client = broker.connect("10.0.3.1", "the application's owner");
+    broker.declare_exchange(client, EXCHANGE, ExchangeOptions::durable(ExchangeKind::Fanout))?;
+    broker.declare_queue(client, QUEUE, QueueOptions::durable(kind))?;
+    broker.bind(client, &Destination::Queue(QUEUE.into()), &Binding::plain(EXCHANGE))?;
+    broker.close(client);
+    Ok(())
+}
+
 impl World {
     /// The world at the beginning of a scenario.
     pub fn new(scenario: Scenario, mutant: Option<Mutant>, log: Log) -> Self {
@@ -270,20 +282,9 @@ impl World {
 
     /// What the application's owner has set up, and what has piled up since.
     fn set_up(&mut self) {
-        let kind = if self.scenario.quorum { Kind::Quorum } else { Kind::Classic };
-        let client = self.broker.connect("10.0.3.1", "the application's owner");
-        let (exchange, queue) = (self.stage.exchange.clone(), self.stage.queue.clone());
-        let fanout = ExchangeOptions::durable(ExchangeKind::Fanout);
-        let done = (self.broker.declare_exchange(client, &exchange, fanout))
-            .and_then(|()| self.broker.declare_queue(client, &queue, QueueOptions::durable(kind)))
-            .and_then(|_| {
-                let queue = Destination::Queue(queue.clone());
-                self.broker.bind(client, &queue, &self.stage.binding)
-            });
-        if let Err(refusal) = done {
+        if let Err(refusal) = set_up(&mut self.broker, self.scenario.quorum) {
             self.violations.push(format!("setting up: {refusal}"));
         }
-        self.broker.close(client);
         self.pile_up();
     }
 
@@ -373,27 +374,6 @@ impl World {
 
     /// No way back any more, as far as the record says.
     fn committed(&self) -> bool {
-        matches!(
-            self.record.state.as_ref().map(|state| &state.phase),
-            Some(
-                Phase::Completed { .. }
-                    | Phase::Replaying { commit: Some(_), .. }
-                    | Phase::Restoring {
-                        step: RestoreStep::Prepare(Attempt { commit: Some(_), .. })
-                            | RestoreStep::Admit(Attempt { commit: Some(_), .. })
-                            | RestoreStep::Retry(Attempt { commit: Some(_), .. }),
-                        ..
-                    }
-                    | Phase::Finalizing {
-                        step: SwitchStep::Hand
-                            | SwitchStep::Open(Some(_))
-                            | SwitchStep::Overlap(Some(_))
-                            | SwitchStep::Replace(Some(_))
-                            | SwitchStep::Retire(_)
-                            | SwitchStep::Remove(..),
-                        ..
-                    }
-            )
-        )
+        self.record.state.as_deref().is_some_and(faults::committed)
     }
 }

@@ -15,6 +15,11 @@ pub enum Fault {
     After,
     /// The session's connections end before it takes effect, and the lock goes with them.
     Cut,
+    /// Nothing is ever answered.
+    Silence {
+        /// It has taken effect.
+        done: bool,
+    },
 }
 
 /// Decides about calls. It must not call the broker's sessions itself.

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use shadow_protocol::control::Control;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -29,6 +30,18 @@ pub use fault::{Call, Fault, Hook, Operation};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Payload(pub Arc<[u8]>);
 
+/// What sessions can send: messages that an order can be.
+pub trait Wire: core::Content + Send + Sync + 'static {
+    /// The message that carries `control` to an application.
+    fn order(control: &Control) -> Result<Self, serde_json::Error>;
+}
+
+impl Wire for Payload {
+    fn order(control: &Control) -> Result<Self, serde_json::Error> {
+        serde_json::to_vec(control).map(|body| Self(body.into()))
+    }
+}
+
 impl core::Content for Payload {
     fn later(&self, _by: u64) -> Self {
         self.clone()
@@ -43,47 +56,56 @@ impl core::Content for Payload {
 pub type Core = core::Broker<Payload>;
 
 /// A broker, shared by all who use it.
-#[derive(Clone)]
-pub struct MemoryBroker(Arc<Shared>);
+pub struct MemoryBroker<M = Payload>(Arc<Shared<M>>);
 
-struct Shared {
+impl<M> Clone for MemoryBroker<M> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+struct Shared<M> {
     begun: Instant,
-    state: Mutex<State>,
+    state: Mutex<State<M>>,
     changes: watch::Sender<()>,
 }
 
-struct State {
-    core: Core,
+struct State<M> {
+    core: core::Broker<M>,
     /// Addresses that can't reach the broker any more.
     severed: BTreeSet<String>,
     hook: Option<Hook>,
 }
 
-impl MemoryBroker {
+impl<M: core::Content> MemoryBroker<M> {
     /// An empty broker whose time begins now.
     pub fn new(settings: core::Settings) -> Self {
-        let state = State { core: Core::new(settings), severed: BTreeSet::new(), hook: None };
+        let state =
+            State { core: core::Broker::new(settings), severed: BTreeSet::new(), hook: None };
         let changes = watch::Sender::new(());
         Self(Arc::new(Shared { begun: Instant::now(), state: Mutex::new(state), changes }))
     }
 
     /// Does something to the broker at this instant; whoever waits for a change looks again.
-    pub fn with<T>(&self, act: impl FnOnce(&mut Core) -> T) -> T {
-        let now = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let done = {
-            let core = &mut self.state().core;
-            core.advance(now);
-            act(core)
-        };
+    pub fn with<T>(&self, act: impl FnOnce(&mut core::Broker<M>) -> T) -> T {
+        let done = self.quietly(act);
         self.0.changes.send_replace(());
         done
+    }
+
+    /// The same for what concerns nobody else: nobody looks again.
+    pub fn quietly<T>(&self, act: impl FnOnce(&mut core::Broker<M>) -> T) -> T {
+        let now = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let core = &mut self.state().core;
+        core.advance(now);
+        act(core)
     }
 
     /// The next message that reaches `consumer`. It concerns nobody else, so nobody looks again.
     pub fn take(
         &self,
         consumer: core::ConsumerId,
-    ) -> Result<Option<core::Delivery<Payload>>, core::Refusal> {
+    ) -> Result<Option<core::Delivery<M>>, core::Refusal> {
         self.state().core.take(consumer, 1)
     }
 
@@ -119,18 +141,17 @@ impl MemoryBroker {
         self.state().hook.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<M>> {
         // Nothing panics half-way through a change.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Opens sessions with a broker in memory.
-#[derive(Clone)]
-pub struct MemoryConnector(pub MemoryBroker);
+pub struct MemoryConnector<M = Payload>(pub MemoryBroker<M>);
 
 #[async_trait]
-impl Connector for MemoryConnector {
+impl<M: Wire> Connector for MemoryConnector<M> {
     async fn open(&self, target: &Target, name: &str) -> Result<Box<dyn Session>, Error> {
         Ok(Box::new(session::MemorySession::open(&self.0, target, name).await?))
     }

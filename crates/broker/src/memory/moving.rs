@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Wire;
 use super::core::{
     Broker, ConnectionId, ConsumeOptions, ConsumerId, Content, Delivery, Publish, Published,
     Refusal,
@@ -17,7 +18,7 @@ const BATCH: u64 = 100;
 /// Between two batches.
 const PAUSE: Duration = Duration::from_millis(1);
 
-impl MemorySession {
+impl<M: Wire> MemorySession<M> {
     pub(super) async fn move_messages(&self, from: &str, to: &str) -> Result<(), Error> {
         let attempted = || format!("moving what is left in {from:?} to {to:?}");
         let mover = self.broker.connect(&self.peer, &label(&self.migration));

@@ -10,11 +10,11 @@ use shadow_protocol::broker::{
 use shadow_protocol::effect::EffectId;
 use shadow_protocol::names::control_queue;
 
-use super::core::{ConnectionId, Destination, Publish, Published, Refusal};
+use super::core::{Broker, ConnectionId, Destination, Publish, Published, Refusal};
 use super::fault::{Call, Fault, Operation};
 use super::proofs::{self, Proofs};
 use super::topology::{self, Obstacle};
-use super::{Core, MemoryBroker, Payload, survey};
+use super::{MemoryBroker, Wire, survey};
 use crate::{Error, Session, Target};
 
 /// How long the way to the broker and back takes.
@@ -22,8 +22,8 @@ const ROUND_TRIP: Duration = Duration::from_millis(1);
 /// Limit for one operation.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 
-pub(super) struct MemorySession {
-    pub(super) broker: MemoryBroker,
+pub(super) struct MemorySession<M: Wire> {
+    pub(super) broker: MemoryBroker<M>,
     /// Where it connects from.
     pub(super) peer: String,
     pub(super) migration: String,
@@ -35,9 +35,9 @@ pub(super) struct MemorySession {
     proofs: Mutex<Proofs>,
 }
 
-impl MemorySession {
+impl<M: Wire> MemorySession<M> {
     pub(super) async fn open(
-        broker: &MemoryBroker,
+        broker: &MemoryBroker<M>,
         target: &Target,
         migration: &str,
     ) -> Result<Self, Error> {
@@ -51,12 +51,16 @@ impl MemorySession {
         let fault = ask(broker, migration, Operation::Open).await;
         let gone = || unreachable(Operation::Open, &peer, Refusal::ConnectionGone);
         let connect = || broker.connect(&peer, &label(migration)).ok_or_else(gone);
-        if matches!(fault, Fault::Before | Fault::Cut) {
-            return Err(gone());
+        match fault {
+            Fault::Before | Fault::Cut => return Err(gone()),
+            Fault::Silence { done: false } => std::future::pending().await,
+            Fault::Pass | Fault::After | Fault::Silence { done: true } => {}
         }
         let (topology, publisher) = (connect()?, connect()?);
-        if fault == Fault::After {
-            return Err(gone());
+        match fault {
+            Fault::After => return Err(gone()),
+            Fault::Silence { .. } => std::future::pending().await,
+            Fault::Pass | Fault::Before | Fault::Cut => {}
         }
         let (broker, migration) = (broker.clone(), migration.to_owned());
         Ok(Self { broker, peer, migration, topology, publisher, proofs: Mutex::default() })
@@ -68,28 +72,33 @@ impl MemorySession {
         match fault {
             Fault::Cut => self.end(),
             Fault::Before => return Err(self.lost(operation)),
-            Fault::Pass | Fault::After => {}
+            Fault::Silence { done: false } => std::future::pending().await,
+            Fault::Pass | Fault::After | Fault::Silence { done: true } => {}
         }
         if self.alive() { Ok(fault) } else { Err(self.lost(operation)) }
     }
 
     /// The way back.
-    fn leave(&self, operation: Operation<'_>, fault: Fault) -> Result<(), Error> {
-        if fault == Fault::After { Err(self.lost(operation)) } else { Ok(()) }
+    async fn leave(&self, operation: Operation<'_>, fault: Fault) -> Result<(), Error> {
+        match fault {
+            Fault::After => Err(self.lost(operation)),
+            Fault::Silence { .. } => std::future::pending().await,
+            Fault::Pass | Fault::Before | Fault::Cut => Ok(()),
+        }
     }
 
     /// One call that takes effect in one instant, on the topology connection.
     async fn call<T>(
         &self,
         operation: Operation<'_>,
-        effect: impl FnOnce(&mut Core) -> Result<T, Error>,
+        effect: impl FnOnce(&mut Broker<M>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let fault = self.enter(operation).await?;
         let done = self.broker.with(|core| {
             // The connection may have gone since: a deposed session must do nothing.
             if core.connected(self.topology) { effect(core) } else { Err(self.lost(operation)) }
         })?;
-        self.leave(operation, fault)?;
+        self.leave(operation, fault).await?;
         Ok(done)
     }
 
@@ -134,7 +143,7 @@ impl MemorySession {
         self.broker.with(|core| [self.topology, self.publisher].map(|it| core.close(it)));
     }
 
-    fn take_lock(&self, core: &mut Core, lock: &str) -> Result<(), Error> {
+    fn take_lock(&self, core: &mut Broker<M>, lock: &str) -> Result<(), Error> {
         let ours = [self.topology, self.publisher];
         match topology::lock(core, self.topology, &ours, &label(&self.migration), lock) {
             Ok(()) => Ok(()),
@@ -149,7 +158,7 @@ impl MemorySession {
     }
 
     /// Ready messages and consumers.
-    pub(super) fn count(&self, core: &mut Core, queue: &str) -> Result<Option<Counts>, Error> {
+    pub(super) fn count(&self, core: &mut Broker<M>, queue: &str) -> Result<Option<Counts>, Error> {
         let counted = topology::count(core, self.topology, queue);
         counted.map_err(|obstacle| self.prevented(format!("counting queue {queue:?}"), obstacle))
     }
@@ -159,7 +168,7 @@ impl MemorySession {
         proved.map_err(|obstacle| self.prevented(attempted(), obstacle))
     }
 
-    fn change(&self, core: &mut Core, change: &Topology) -> Result<(), Error> {
+    fn change(&self, core: &mut Broker<M>, change: &Topology) -> Result<(), Error> {
         topology::change(core, self.topology, change)
             .map_err(|it| self.prevented(format!("changing the topology ({change:?})"), it))
     }
@@ -169,9 +178,9 @@ impl MemorySession {
     async fn publish(&self, order: &Order) -> Result<(), Error> {
         let queue = control_queue(&order.pod);
         let attempted = || format!("publishing an order to {queue:?}");
-        let body = serde_json::to_vec(&order.control)
+        let message = M::order(&order.control)
             .map_err(|error| self.failed(attempted(), error.to_string()))?;
-        let message = Publish::one("", &queue, Payload(body.into()));
+        let message = Publish::one("", &queue, message);
         let outcome = self.broker.with(|core| {
             if !core.connected(self.topology) {
                 return Err(Refusal::ConnectionGone);
@@ -197,7 +206,7 @@ impl MemorySession {
 }
 
 #[async_trait]
-impl Session for MemorySession {
+impl<M: Wire> Session for MemorySession<M> {
     fn alive(&self) -> bool {
         self.broker.state().core.connected(self.topology)
     }
@@ -230,7 +239,7 @@ impl Session for MemorySession {
     }
 
     async fn connected(&self, connection: &str) -> Result<bool, Error> {
-        let there = |core: &mut Core| {
+        let there = |core: &mut Broker<M>| {
             Ok(!survey::connections(core, |_, name| name == connection).is_empty())
         };
         self.call(Operation::Connected(connection), there).await
@@ -251,17 +260,17 @@ impl Session for MemorySession {
         };
         let fault = self.enter(operation).await?;
         self.move_messages(from, to).await?;
-        self.leave(operation, fault)
+        self.leave(operation, fault).await
     }
 
     async fn order(&self, order: &Order, _: &EffectId) -> Result<(), Error> {
         let fault = self.enter(Operation::Order(order)).await?;
         self.publish(order).await?;
-        self.leave(Operation::Order(order), fault)
+        self.leave(Operation::Order(order), fault).await
     }
 
     async fn emptiness(&self, queue: &str) -> Result<Emptiness, Error> {
-        let prove = |core: &mut Core| {
+        let prove = |core: &mut Broker<M>| {
             let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
             self.prove(queue, proofs.empty(core, self.topology, queue))
         };
@@ -269,7 +278,8 @@ impl Session for MemorySession {
     }
 
     async fn quiet(&self, queue: &str) -> Result<Emptiness, Error> {
-        let prove = |core: &mut Core| self.prove(queue, proofs::quiet(core, self.topology, queue));
+        let prove =
+            |core: &mut Broker<M>| self.prove(queue, proofs::quiet(core, self.topology, queue));
         self.call(Operation::Quiet(queue), prove).await
     }
 
@@ -278,14 +288,18 @@ impl Session for MemorySession {
     }
 }
 
-impl Drop for MemorySession {
+impl<M: Wire> Drop for MemorySession<M> {
     /// As a client's sockets close with it.
     fn drop(&mut self) {
         self.end();
     }
 }
 
-async fn ask(broker: &MemoryBroker, migration: &str, operation: Operation<'_>) -> Fault {
+async fn ask<M: Wire>(
+    broker: &MemoryBroker<M>,
+    migration: &str,
+    operation: Operation<'_>,
+) -> Fault {
     tokio::time::sleep(ROUND_TRIP).await;
     let hook = broker.hook();
     hook.map_or(Fault::Pass, |hook| hook(&Call { migration, operation }))

@@ -17,6 +17,8 @@ pub struct Start<'a> {
     pub id: &'a str,
     /// The node.
     pub node: &'a str,
+    /// The pod's address.
+    pub ip: &'a str,
 }
 
 /// What comes of a start.

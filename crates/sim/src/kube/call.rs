@@ -31,6 +31,13 @@ pub enum Verb {
     Checkpoint,
 }
 
+impl Verb {
+    /// It changes an object: somebody else may have been quicker.
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Create | Self::Replace | Self::Patch | Self::Delete)
+    }
+}
+
 /// A request as a [`super::Faults`] sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {

@@ -147,7 +147,7 @@ impl Kubelets {
         let mut wake: Option<Time> = None;
         for container in list(pod, "/spec/containers") {
             let Some(process) = run.containers.get_mut(text(container, "/name")) else { continue };
-            let start = Start { pod, container, id: "", node: &run.node };
+            let start = Start { pod, container, id: "", node: &run.node, ip: &run.ip };
             process.step(start, &self.pace, &mut self.started, applications, now);
             wake = [wake, process.due()].into_iter().flatten().min();
         }

@@ -1,19 +1,48 @@
 //! What goes wrong in the world at its own time.
 
 use shadow_broker::memory::core::ConsumeOptions;
-use shadow_protocol::phase::{Phase, RestoreStep, State, SwitchStep};
+use shadow_protocol::phase::{Attempt, Phase, RestoreStep, State, SwitchStep};
 use shadow_protocol::step::Step;
 
 use super::{Event, SOURCE, World};
 use crate::scenario::{Fault, WorldFault};
 
 /// The source is being deleted, or the order to do so is under way.
-fn replacing(state: &State) -> bool {
+pub(crate) fn replacing(state: &State) -> bool {
     matches!(
         state.phase,
         Phase::Finalizing { step: SwitchStep::Replace(_), .. }
             | Phase::Restoring { step: RestoreStep::Vacate, .. }
     )
+}
+
+/// There is no way back any more.
+pub(crate) fn committed(state: &State) -> bool {
+    matches!(
+        state.phase,
+        Phase::Completed { .. }
+            | Phase::Replaying { commit: Some(_), .. }
+            | Phase::Restoring {
+                step: RestoreStep::Prepare(Attempt { commit: Some(_), .. })
+                    | RestoreStep::Admit(Attempt { commit: Some(_), .. })
+                    | RestoreStep::Retry(Attempt { commit: Some(_), .. }),
+                ..
+            }
+            | Phase::Finalizing {
+                step: SwitchStep::Hand
+                    | SwitchStep::Open(Some(_))
+                    | SwitchStep::Overlap(Some(_))
+                    | SwitchStep::Replace(Some(_))
+                    | SwitchStep::Retire(_)
+                    | SwitchStep::Remove(..),
+                ..
+            }
+    )
+}
+
+/// Handoff under way, or on its way back.
+pub(crate) fn under_way(state: &State) -> bool {
+    matches!(state.phase, Phase::Checkpointing { .. } | Phase::Unwinding { .. })
 }
 
 /// The image of a second hop is in place, and its copy has not run yet.
@@ -153,9 +182,6 @@ impl World {
         let habits = self.scenario.habits;
         let touched = self.state().is_some_and(|state| state.phase.plan().is_some());
         self.strayed |= touched && (habits.rebinds || !habits.remembers);
-        let under_way = |state: &State| {
-            matches!(state.phase, Phase::Checkpointing { .. } | Phase::Unwinding { .. })
-        };
         self.overtaken |= self.state().is_some_and(under_way);
         // The one hole that is left: a forgetful source, cut off while it is on its way out.
         self.forgiven |= !habits.remembers && self.state().is_some_and(replacing);

@@ -9,18 +9,18 @@ use crate::message::Message;
 /// A deep backlog has come in so many turns of its publishers.
 const TURNS: u64 = 64;
 
+/// Who publishes how many of a backlog, one turn after the other.
+pub(crate) fn turns(backlog: u32, publishers: u8) -> impl Iterator<Item = (u8, u64)> {
+    let backlog = u64::from(backlog);
+    let share = backlog.div_ceil(TURNS).max(1);
+    let shares = (0..backlog.div_ceil(share)).map(move |turn| share.min(backlog - turn * share));
+    (0..publishers).cycle().zip(shares)
+}
+
 impl World {
     /// The backlog, the publishers taking turns.
     pub(super) fn pile_up(&mut self) {
-        let backlog = u64::from(self.scenario.backlog);
-        let share = backlog.div_ceil(TURNS).max(1);
-        let mut left = backlog;
-        for publisher in (0..self.scenario.publishers).cycle() {
-            let count = share.min(left);
-            if count == 0 {
-                break;
-            }
-            left -= count;
+        for (publisher, count) in turns(self.scenario.backlog, self.scenario.publishers) {
             let (connection, publish) = self.next_publish(publisher, count);
             // There is no alarm yet, and nobody has closed the connection.
             let _ = self.broker.publish(connection, publish);

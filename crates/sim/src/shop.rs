@@ -1,0 +1,225 @@
+//! The operator's own loop, end to end, on a cluster and a broker in memory: the real
+//! `shadow_operator::run` moves a consumer while publishers publish and things go wrong.
+//!
+//! ```text
+//! shadow_operator ──► kube      the API server, controllers and kubelets
+//!        │              │
+//!        │              ▼ starts, stops, checkpoints
+//!        └──────────► applications ──► MemoryBroker ◄── publishers
+//! ```
+//!
+//! Time is tokio's, paused: it passes only while everybody waits. The same plan is the same run.
+
+mod applications;
+pub mod campaign;
+mod faults;
+pub mod plan;
+mod stage;
+pub mod verdict;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shadow_broker::memory::MemoryConnector;
+use shadow_operator::settings::Options;
+use shadow_operator::{Outside, clock};
+use shadow_protocol::phase::State;
+use shadow_protocol::spec::Settings;
+use shadow_protocol::time::Time;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::kube::{Config, Kube};
+use crate::log::Log;
+use applications::Applications;
+use plan::Plan;
+use verdict::Verdict;
+
+pub use stage::{NAMESPACE, wish};
+
+/// The moment the runs begin at: 2026-01-01T00:00:00Z.
+pub const START: Time = Time(1_767_225_600_000);
+/// A migration that has not ended by then never will.
+const PATIENCE: Duration = Duration::from_hours(2);
+/// The cluster comes to rest after the end.
+const SETTLED: Duration = Duration::from_mins(1);
+
+/// Everything there is. Clones are the same one.
+#[derive(Clone)]
+pub struct Shop {
+    /// The cluster.
+    pub kube: Kube,
+    /// What runs in it.
+    pub applications: Applications,
+    /// The pod that is to move.
+    pub source: String,
+    plan: Arc<Plan>,
+    notes: Arc<Mutex<Notes>>,
+}
+
+/// What is kept for the verdict.
+#[derive(Debug, Default)]
+struct Notes {
+    log: Log,
+    excuses: verdict::Excuses,
+    violations: Vec<String>,
+}
+
+/// Runs a plan.
+pub fn run(plan: &Plan) -> Verdict {
+    on_paused_time(async { Shop::open(plan, Log::default()).await.migrate().await })
+}
+
+/// Runs a plan and keeps its log.
+pub fn run_logged(plan: &Plan) -> Verdict {
+    on_paused_time(async { Shop::open(plan, Log::kept()).await.migrate().await })
+}
+
+/// Runs `work` on this thread, on a clock that passes only while everybody waits.
+#[expect(clippy::expect_used, reason = "a runtime of one thread needs nothing from the machine")]
+fn on_paused_time<T>(work: impl Future<Output = T>) -> T {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
+    runtime.block_on(async {
+        let _clock = clock::follow(START);
+        work.await
+    })
+}
+
+impl Shop {
+    /// Two nodes and the workload, up and running, the operator not yet.
+    pub async fn open(plan: &Plan, log: Log) -> Self {
+        let applications = Applications::new(&plan.scenario);
+        let mut config = Config { seed: plan.scenario.seed, ..Config::default() };
+        config.kubelet.start = Duration::from_millis(plan.scenario.start);
+        let kube = Kube::new(config, Box::new(applications.clone()));
+        let controllers = kube.clone();
+        tokio::spawn(async move { controllers.run().await });
+        let source = stage::set_up(&kube, &plan.scenario).await;
+        applications.begun().await;
+        let notes = Arc::new(Mutex::new(Notes { log, ..Notes::default() }));
+        Self { kube, applications, source, plan: Arc::new(plan.clone()), notes }
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        // Nothing panics half-way through a change.
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, text: impl FnOnce() -> String) {
+        self.notes().log.note(clock::now().since(START), text);
+    }
+
+    /// An operator whose requests are `client`'s, for as long as nobody aborts it.
+    pub fn operator(&self, client: &str) -> JoinHandle<()> {
+        let outside = Outside {
+            client: self.kube.client(client),
+            connector: Arc::new(MemoryConnector(self.applications.broker.clone())),
+            registry: Arc::new(stage::Open),
+        };
+        let options = Options {
+            transfer_image: "shadow:1".into(),
+            registry_secret: None,
+            protocol: Settings::default(),
+            health: None,
+        };
+        let shop = self.clone();
+        tokio::spawn(async move {
+            let ended = shadow_operator::run(outside, options, std::future::pending()).await;
+            shop.notes().violations.push(format!("the operator ended by itself: {ended:?}"));
+        })
+    }
+
+    /// The state of a migration as stored, if it has one.
+    fn state(&self, name: &str) -> Option<State> {
+        let object = self.kube.get("statefulmigrations", NAMESPACE, name)?;
+        serde_json::from_value(object["status"]["state"].clone()).ok()
+    }
+
+    /// Asks for the migration, lets happen what is planned, and looks at what has come of it.
+    pub async fn migrate(self) -> Verdict {
+        self.applications.pile_up();
+        for publisher in 0..usize::from(self.plan.scenario.publishers) {
+            tokio::spawn(self.applications.clone().publish_on(publisher));
+        }
+        let mut kills = self.plan_faults();
+        let mut operator = self.operator("operator-0");
+        let asked = self.kube.create(wish(&self.source, "move", &self.plan.scenario));
+        if let Err(refusal) = asked {
+            self.notes().violations.push(format!("the wish was refused: {refusal}"));
+        }
+        let killed = async {
+            let mut count = 0;
+            while let Some(away) = kills.recv().await {
+                self.note(|| format!("the operator is killed, and away for {away} ms"));
+                operator.abort();
+                sleep(Duration::from_millis(away)).await;
+                count += 1;
+                operator = self.operator(&format!("operator-{count}"));
+            }
+            std::future::pending::<()>().await;
+        };
+        let ended = tokio::select! {
+            ended = timeout(PATIENCE, self.ended()) => ended.is_ok(),
+            () = killed => false,
+        };
+        if !ended {
+            let phase = self.state("move").map(|state| format!("{:?}", state.phase.step()));
+            self.notes().violations.push(format!("no end after {PATIENCE:?}, in {phase:?}"));
+        }
+        let at = clock::now().since(START);
+        self.rest().await;
+        operator.abort();
+        Verdict::of(&self, at)
+    }
+
+    /// Until every migration has come to its end.
+    async fn ended(&self) {
+        let mut changes = self.kube.changes();
+        let mut step = None;
+        loop {
+            changes.borrow_and_update();
+            let now = self.state("move").map(|state| state.phase.step());
+            if now != step {
+                self.note(|| format!("=> {now:?}"));
+                step = now;
+            }
+            let over = |object: &Value| {
+                let phase = object["status"]["phase"].as_str();
+                matches!(phase, Some("Completed" | "Failed"))
+                    && object["metadata"]["deletionTimestamp"].is_null()
+            };
+            if self.kube.all("statefulmigrations").iter().all(|object| over(object)) {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Nobody publishes any more, and what is left is applied.
+    async fn rest(&self) {
+        self.applications.works().closed = true;
+        sleep(SETTLED).await;
+        let mut before = None;
+        while !self.applications.at_rest() {
+            let now = self.applications.ledgers();
+            // Nobody gets on with it.
+            if before.as_ref() == Some(&now) {
+                return;
+            }
+            before = Some(now);
+            sleep(SETTLED).await;
+        }
+    }
+
+    /// The user says that it is enough.
+    fn abort(&self) {
+        self.kube.store(|store| {
+            let key = crate::kube::Key::new("statefulmigrations", NAMESPACE, "move");
+            store.modify(&key, |object| object["spec"]["abort"] = json!(true));
+        });
+    }
+}
