@@ -291,6 +291,18 @@ fn when_the_shadow_dies_the_checkpoint_or_the_copy_takes_its_place() {
 }
 
 #[test]
+fn the_connection_of_the_pod_that_stands_by_is_watched_all_along() {
+    let (forward, _) = drive_swap(&|_, _| {});
+    let standing_by = |s: &&State| s.phase.plan().is_some_and(|plan| plan.standby().is_some());
+    let mut steps = 0;
+    for state in forward.iter().filter(standing_by) {
+        assert!(crate::decide::interest(&state.phase).connected, "{}", state.phase.step());
+        steps += 1;
+    }
+    assert!(steps > 5, "{steps}");
+}
+
+#[test]
 fn a_pod_that_stands_by_and_dies_takes_the_migration_with_it() {
     let here = once_at("checkpointing/drain");
     let (states, _) = drive_swap(&|phase, seen| {

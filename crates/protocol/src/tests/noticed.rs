@@ -191,3 +191,21 @@ fn a_source_that_is_about_to_go_is_asked_for_afresh() {
     let steps: Vec<&str> = forward.iter().filter(going).map(|s| s.phase.step().name()).collect();
     assert_eq!(steps, ["finalizing/replace"]);
 }
+
+#[test]
+fn nothing_is_decided_before_what_is_to_be_done_is_done() {
+    let (forward, _) = drive(None);
+    let mut steps = 0;
+    for state in forward.iter().filter(|state| state.phase != Phase::Pending) {
+        let todo = effects(&spec(), &state.phase);
+        let mut seen = everything(&state.phase);
+        seen.acted = None;
+        let soon = Time(state.since.0 + 1);
+        let next = decide(&spec(), &Settings::default(), state, &seen, soon);
+        if !todo.is_empty() {
+            assert_eq!((&next.state.phase, next.effects), (&state.phase, todo));
+            steps += 1;
+        }
+    }
+    assert!(steps > 10, "{steps}");
+}
