@@ -109,6 +109,10 @@ pub fn decide(
     let next = match preempted(spec, state, seen) {
         Some(failure) => Next::Fail(failure),
         None if blind(&state.phase, seen) => Next::Wait(BLIND, "the broker to answer".to_owned()),
+        None if hop::unheard(&state.phase, seen) => {
+            Next::Wait(BLIND, "the source to return to the broker, or to be gone".to_owned())
+        }
+        None if let Some(next) = unwind::stuck(state, settings, seen, now) => next,
         None if todo.is_empty() || seen.acted.is_some() || state.phase == Phase::Pending => {
             step(spec, settings, state, seen, now)
         }
@@ -205,8 +209,6 @@ fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
         Phase::Restoring { step: RestoreStep::MakeRoom, .. } => {
             seen.standby.as_ref().is_some_and(|pod| !pod.terminating)
         }
-        // It has died: the copy takes its place.
-        Phase::Restoring { step: RestoreStep::Vacate, plan, .. } if plan.base().is_some() => false,
         // Once the source is going, only forward is left.
         Phase::Finalizing { step: SwitchStep::Replace(None), plan, .. }
         | Phase::Restoring { step: RestoreStep::Vacate, plan, .. } => {

@@ -10,7 +10,7 @@ use crate::effect::Effect;
 use crate::hop;
 use crate::observation::{BrokerView, Interest, Observation, Owner, PrePull};
 use crate::park;
-use crate::phase::{CutStep, Cuts, Failure, ParkStep, Phase, Plan, RestoreStep, SwitchStep, Taken};
+use crate::phase::{CutStep, Cuts, Failure, ParkStep, Phase, Plan, Taken};
 use crate::spec::Settings;
 use crate::time::Time;
 
@@ -382,18 +382,7 @@ pub(crate) fn source_lost(phase: &Phase, seen: &Observation) -> Option<Failure> 
         Phase::Checkpointing { step, .. } => {
             matches!(step, CutStep::Continue { .. } | CutStep::Park(ParkStep::Leave { .. }))
         }
-        // In a second hop, it has made room, and another one goes on without it.
-        Phase::Finalizing {
-            step: SwitchStep::Replace(Some(_)) | SwitchStep::Hop { vacated: true },
-            ..
-        } => return None,
-        // It goes by the migration's own hand, unless it has been started afresh before.
-        Phase::Restoring { step: RestoreStep::Vacate, .. }
-        | Phase::Finalizing { step: SwitchStep::Replace(None), .. }
-            if source(plan, seen).is_none_or(|pod| pod.terminating) =>
-        {
-            return None;
-        }
+        // In a second hop, its copy goes on without it.
         Phase::Restoring { .. } | Phase::Replaying { .. } | Phase::Finalizing { .. }
             if plan.base().is_some_and(|base| base.vacated) =>
         {

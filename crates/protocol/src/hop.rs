@@ -133,6 +133,26 @@ pub(crate) fn last(phase: &Phase, seen: &Observation) -> bool {
     }
 }
 
+/// The only pod that is known to have the state has lost its connection. If it has died, its
+/// checkpoint takes its place; if it lives, it may have strayed, and the checkpoint is void: it is
+/// waited for until one or the other shows. One that is back consumes `Q` by habit.
+pub(crate) fn unheard(phase: &Phase, seen: &Observation) -> bool {
+    let (Phase::Restoring { plan, .. }
+    | Phase::Replaying { plan, commit: None, .. }
+    | Phase::Finalizing {
+        plan, step: SwitchStep::Open(None) | SwitchStep::Overlap(None), ..
+    }) = phase
+    else {
+        return false;
+    };
+    let vacated = plan.base().is_some_and(|base| base.vacated);
+    let broker = seen.broker.as_ref();
+    let silent = broker.is_some_and(|broker| broker.connected == Some(false));
+    let copies = u32::from(seen.target.as_ref().is_some_and(|copy| copy.running));
+    let back = broker.and_then(|it| it.primary).is_some_and(|queue| queue.consumers > copies);
+    vacated && silent && !plan.remembers && !back && !bereaved(plan, seen)
+}
+
 /// The pod that stands by must live for as long as the way back leads to it.
 pub(crate) fn standby_lost(phase: &Phase, seen: &Observation) -> Option<Failure> {
     if matches!(phase, Phase::Restoring { step: RestoreStep::MakeRoom, .. }) {

@@ -339,6 +339,11 @@ pub(crate) fn finalize(
             facts.finalizing(SwitchStep::Retire(commit))
         }
         SwitchStep::Open(commit) => facts.finalizing(SwitchStep::Overlap(commit)),
+        // One that has gone since would leave nobody.
+        SwitchStep::Overlap(None) if !consumes(seen) => {
+            let queue = &plan.names.primary;
+            Next::Wait(POLL, format!("target pod {} to consume {queue}", plan.target_pod))
+        }
         SwitchStep::Overlap(commit) if waited >= settings.overlap_ms => {
             facts.finalizing(match plan.hop {
                 // Its owner would replace the source: it stands by under its name.
@@ -358,6 +363,11 @@ pub(crate) fn finalize(
         SwitchStep::Retire(commit) => counted(facts, commit, settings, seen, waited, now),
         SwitchStep::Remove(commit, evidence) => removed(facts, commit, evidence, seen),
     }
+}
+
+fn consumes(seen: &Observation) -> bool {
+    let primary = seen.broker.as_ref().and_then(|broker| broker.primary);
+    primary.is_some_and(|counts| counts.consumers > 0)
 }
 
 /// Before the commit point the target must be the one incarnation that was restored: another one
@@ -411,6 +421,9 @@ pub(crate) fn strayed(phase: &Phase, seen: &Observation) -> Option<Failure> {
     phase.taken()?.cuts?;
     let connected = seen.broker.as_ref()?.connected?;
     if connected || plan.remembers || source(plan, seen).is_none_or(|pod| pod.terminating) {
+        return None;
+    }
+    if hop::unheard(phase, seen) {
         return None;
     }
     let (pod, queue) = (&plan.source_pod, &plan.names.primary);

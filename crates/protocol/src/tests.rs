@@ -182,11 +182,10 @@ fn everything(phase: &Phase) -> Observation {
         Phase::Transferring { .. } => {
             seen.job = Some(Job::Done { image: "r@sha256:0".into(), bytes: 1 });
         }
-        Phase::Restoring { .. } | Phase::Replaying { .. } => {
+        Phase::Restoring { .. }
+        | Phase::Replaying { .. }
+        | Phase::Finalizing { step: SwitchStep::Open(_) | SwitchStep::Overlap(_), .. } => {
             broker.primary = consumed;
-            seen.target = Some(ours);
-        }
-        Phase::Finalizing { step: SwitchStep::Open(_) | SwitchStep::Overlap(_), .. } => {
             seen.target = Some(ours);
         }
         Phase::Finalizing { .. } => {
@@ -211,6 +210,14 @@ fn everything(phase: &Phase) -> Observation {
 
 /// Drives to the end; at step number `abort_at` the user aborts. Returns all states and effects.
 fn drive(abort_at: Option<usize>) -> (Vec<State>, Vec<Effect>) {
+    drive_in(abort_at, &obliging)
+}
+
+/// The same in another world.
+fn drive_in(
+    abort_at: Option<usize>,
+    world: &dyn Fn(&Phase) -> Observation,
+) -> (Vec<State>, Vec<Effect>) {
     let settings = Settings::default();
     let mut spec = spec();
     let mut now = Time(1_000_000);
@@ -222,8 +229,7 @@ fn drive(abort_at: Option<usize>) -> (Vec<State>, Vec<Effect>) {
         }
         now = Time(now.0 + 2_100);
         spec.abort = abort_at.is_some_and(|at| count >= at);
-        let seen = obliging(&state.phase);
-        let decision = decide(&spec, &settings, &state, &seen, now);
+        let decision = decide(&spec, &settings, &state, &world(&state.phase), now);
         if decision.state != state {
             effects.extend(decision.effects);
             state = decision.state;

@@ -81,7 +81,7 @@ impl Step {
             S::UndoMoveRest => &[S::UndoMoveRest, S::UndoRemove],
             S::UndoReturn => &[S::UndoReturn, S::UndoRework, S::UndoRemove, S::UndoHeir],
             S::UndoClear => &[S::UndoRegather, S::UndoHeir],
-            S::UndoRemove => &[S::HopAgain, S::UndoRemove, S::Failed],
+            S::UndoRemove => &[S::HopAgain, S::UndoReturn, S::UndoRemove, S::Failed],
             S::Completed | S::Failed => &[],
         }
     }

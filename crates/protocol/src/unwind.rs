@@ -12,7 +12,7 @@ use crate::handoff::{
 };
 use crate::hop;
 use crate::observation::{BrokerView, Heir, Interest, Observation};
-use crate::phase::{Failure, Phase, PhaseName, Plan, Reached, Undo};
+use crate::phase::{Failure, Phase, PhaseName, Plan, Reached, State, Undo};
 use crate::remove::remove;
 use crate::spec::Settings;
 use crate::switch::both_to_gate;
@@ -147,7 +147,7 @@ pub(crate) fn step(
             Next::go(hop::undone(phase).unwrap_or_else(failed))
         }
         Undo::Remove => Next::Wait(POLL, format!("the bindings of {}", plan.names.primary)),
-        _ if way.reached == Reached::Parked => parked(&way, seen, broker),
+        _ if way.reached == Reached::Parked => parked(&way, settings, seen, broker, waited),
         _ if !way.alone && lost(plan, seen) => way.to(Undo::Heir(Box::new(resume(step)))),
         _ => worked_off(&way, step, settings, broker, waited),
     }
@@ -186,7 +186,7 @@ fn worked_off(
         Undo::Settle if settled && drained(side) => way.to(Undo::Return),
         // What came after the settling time would be deleted with the side queue: back to it.
         Undo::Return if none(side) && !drained(side) => way.to(Undo::Rework),
-        Undo::Return if one(broker.primary) && none(side) => way.to(Undo::Remove),
+        Undo::Return if one(broker.primary) && idle(side) => way.to(Undo::Remove),
         Undo::Rework if one(side) => way.to(Undo::Settle),
         // It may have obeyed and then lost its connection, and its memory of the order with it.
         Undo::Settle => Next::Wait(POLL, format!("source pod {source} to work off its side queue")),
@@ -198,9 +198,34 @@ fn worked_off(
     }
 }
 
+/// An order that a dead process held returns to the control queue when the broker misses its
+/// heartbeats: whoever obeys it then, at the very end, consumes a queue that is to be deleted.
+pub(crate) fn stuck(
+    state: &State,
+    settings: &Settings,
+    seen: &Observation,
+    now: Time,
+) -> Option<Next> {
+    let Phase::Unwinding { plan, failure, during, reached, alone: false, step: Undo::Remove } =
+        &state.phase
+    else {
+        return None;
+    };
+    let way = Way { plan, failure, during: *during, reached: *reached, alone: false };
+    let waited = now.since(state.since);
+    let refused = seen.acted.is_none() && seen.trouble.is_some();
+    let back = refused && waited >= settings.deadlines.obey && *reached != Reached::Installed;
+    (back && !lost(plan, seen)).then(|| way.to(Undo::Return))
+}
+
 /// Mode `Park`: the source goes back to `Q`.
-fn parked(way: &Way, seen: &Observation, broker: &BrokerView) -> Next {
-    let idle = |park: Option<Counts>| park.is_none_or(|counts| counts.consumers == 0);
+fn parked(
+    way: &Way,
+    settings: &Settings,
+    seen: &Observation,
+    broker: &BrokerView,
+    waited: u64,
+) -> Next {
     let back = idle(broker.park) && idle(broker.park2);
     let there = broker.primary.is_some_and(|counts| counts.consumers >= way.plan.consumers);
     if lost(way.plan, seen) {
@@ -208,6 +233,10 @@ fn parked(way: &Way, seen: &Observation, broker: &BrokerView) -> Next {
     }
     if back && there {
         return way.to(Undo::Remove);
+    }
+    // An order that the dead one held comes back when the broker has noticed, after ours.
+    if waited >= settings.deadlines.obey {
+        return way.to(Undo::Return);
     }
     Next::Wait(POLL, format!("source pod {} to go back to its queue", way.plan.source_pod))
 }
@@ -346,6 +375,11 @@ fn drained(counts: Option<Counts>) -> bool {
 
 fn one(counts: Option<Counts>) -> bool {
     counts.is_some_and(|counts| counts.consumers == 1)
+}
+
+/// Nobody consumes it, or it is gone.
+fn idle(counts: Option<Counts>) -> bool {
+    counts.is_none_or(|counts| counts.consumers == 0)
 }
 
 fn none(counts: Option<Counts>) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use shadow_broker::memory::core::ConnectionId;
 use shadow_protocol::observation::{self, Container, Owner};
 
 use crate::scenario::OwnerKind;
@@ -22,6 +23,10 @@ pub struct Pod {
     pub container: Option<u32>,
     /// Its process, once it runs.
     pub process: Option<usize>,
+    /// Its process has gone with its node's power, and the API server does not know.
+    pub unpowered: bool,
+    /// The connection of that process, which the broker takes for alive until it misses heartbeats.
+    pub unnoticed: Option<ConnectionId>,
     /// The checkpoint it is restored from.
     pub checkpoint: Option<usize>,
     /// Its container has ended for good.
@@ -48,9 +53,19 @@ impl Pod {
         !self.gone && !self.terminating && !self.ended
     }
 
+    /// The same, and its node has power.
+    pub fn powered(&self) -> bool {
+        self.alive() && !self.unpowered
+    }
+
+    /// Its container runs, as far as is known.
+    pub fn runs(&self) -> bool {
+        self.process.is_some() || self.unpowered
+    }
+
     /// Its containers' probes pass and its gate is open.
     pub fn ready(&self) -> bool {
-        self.probed && self.gate != Some(false) && self.process.is_some()
+        self.probed && self.gate != Some(false) && self.runs()
     }
 
     /// Its network address.
@@ -60,7 +75,7 @@ impl Pod {
 
     /// The pod in the protocol's terms.
     pub fn seen(&self, owner: OwnerKind, remembers: bool) -> observation::Pod {
-        let running = self.process.is_some();
+        let running = self.runs();
         let status = Container {
             id: format!("container-{}", self.container.unwrap_or_default()),
             running,

@@ -62,10 +62,18 @@ pub enum WorldFault {
     ApplicationsCutOff,
     /// The operator's process is killed.
     OperatorCrashes,
+    /// The source's node loses power for a while.
+    SourceNodeGone,
+    /// The target's node does.
+    TargetNodeGone,
+    /// The next checkpoint's archive ends early: it can be pushed by no Job.
+    ArchiveTruncated,
     /// The checkpoint does not reach the registry.
     PushFails,
     /// The target can't be started.
     RestoreFails,
+    /// Admission does not answer for a while, so that the copy is not let in.
+    AdmissionSilent,
     /// Deliveries trail for longer than the settling time.
     Flood,
     /// Somebody else consumes the queue for a while.
@@ -87,7 +95,7 @@ pub enum WorldFault {
 }
 
 /// All of them.
-pub const WORLD_FAULTS: [WorldFault; 18] = [
+pub const WORLD_FAULTS: [WorldFault; 22] = [
     WorldFault::SourceRestarts,
     WorldFault::SourceGone,
     WorldFault::TargetEnds,
@@ -95,8 +103,12 @@ pub const WORLD_FAULTS: [WorldFault; 18] = [
     WorldFault::BrokerRestarts,
     WorldFault::ApplicationsCutOff,
     WorldFault::OperatorCrashes,
+    WorldFault::SourceNodeGone,
+    WorldFault::TargetNodeGone,
+    WorldFault::ArchiveTruncated,
     WorldFault::PushFails,
     WorldFault::RestoreFails,
+    WorldFault::AdmissionSilent,
     WorldFault::Flood,
     WorldFault::Intruder,
     WorldFault::Alarm,

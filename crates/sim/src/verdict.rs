@@ -109,7 +109,7 @@ impl Verdict {
 
 /// Words by which the sentences of the violations are told apart.
 pub(crate) const TWO_COPIES: &str = "two copies consume";
-const LOST: &str = "messages are lost to";
+pub(crate) const LOST: &str = "messages are lost to";
 const DUPLICATED: &str = "duplicated,";
 const SURVIVES: &str = "survive";
 

@@ -4,6 +4,7 @@
 mod cluster;
 mod effects;
 pub(crate) mod faults;
+mod nodes;
 mod observing;
 mod operator;
 mod picture;
@@ -11,6 +12,7 @@ mod processes;
 pub(crate) mod publishers;
 mod session;
 mod settings;
+mod whole;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -76,6 +78,7 @@ enum Event {
     QueuesSee,
     Late(usize),
     Noticed(ConnectionId),
+    PowerReturns(usize),
 }
 
 /// The API server's record of the migration.
@@ -141,8 +144,15 @@ pub struct World {
     alarm_until: u64,
     flood_until: u64,
     broker_down_until: u64,
+    /// When the nodes' power returns.
+    unpowered_until: [u64; 2],
+    /// Checkpoints whose archives end early.
+    truncated: BTreeSet<usize>,
+    truncates: bool,
     push_fails: bool,
     restore_fails: bool,
+    /// Until when admission does not answer.
+    admission_silent_until: u64,
     /// What the process that died had acknowledged; its successor begins there.
     pub(crate) base: Ledger,
     /// The state that was to survive died by a fault: a fresh process goes on.
@@ -239,8 +249,12 @@ impl World {
             alarm_until: 0,
             flood_until: 0,
             broker_down_until: 0,
+            unpowered_until: [0; 2],
+            truncated: BTreeSet::new(),
+            truncates: false,
             push_fails: false,
             restore_fails: false,
+            admission_silent_until: 0,
             base: Ledger::new(vec![0; publishers]),
             bereaved: false,
             forgiven: false,
@@ -305,7 +319,11 @@ impl World {
                 self.violations.push(format!("no end after {at} ms: {}", self.waiting_for()));
                 break;
             }
+            let (grave, calls) = (event.is_grave(), self.operator.calls);
             self.happen(event);
+            if grave || self.operator.calls != calls {
+                self.check_whole();
+            }
             if let Some(mut watch) = self.watch.take() {
                 watch.look(self);
                 self.watch = Some(watch);
@@ -333,10 +351,7 @@ impl World {
                 self.with(process, |process, around| process.pay(around.broker));
             }
             Event::Started(pod) => self.started(pod),
-            Event::Probed(pod) => {
-                self.pods[pod].probed = self.pods[pod].process.is_some();
-                self.ring();
-            }
+            Event::Probed(pod) => self.probed(pod),
             Event::Gone(pod) => self.gone(pod),
             Event::Reconcile => self.reconcile(),
             Event::Operate(turn) => self.operate(turn),
@@ -347,6 +362,7 @@ impl World {
             }
             Event::AlarmEnds => self.alarm_ends(),
             Event::QueuesSee => self.blind_queues(false),
+            Event::PowerReturns(node) => self.power_returns(node),
             Event::Late(index) => self.act_late(index),
         }
     }

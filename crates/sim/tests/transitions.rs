@@ -16,7 +16,7 @@ const TRIES: u64 = 20_000;
 type Coincidence = (Step, Step, fn(&mut Rng, &mut Scenario));
 
 /// The transitions that the faults of every step, one at a time, do not bring about.
-const COINCIDENCES: [Coincidence; 24] = [
+const COINCIDENCES: [Coincidence; 27] = [
     (Step::Return, Step::UndoTarget, |rng, s| {
         s.faults.push(Fault::Step(Step::Install, 0, WorldFault::Flood));
         s.faults.push(Fault::Step(Step::Return, rng.u64(..10), WorldFault::Abort));
@@ -80,6 +80,22 @@ const COINCIDENCES: [Coincidence; 24] = [
         // Both die.
         source_gone_late(rng, s);
         source_gone_late(rng, s);
+    }),
+    (Step::Pending, Step::Failed, |_, s| {
+        s.owner = OwnerKind::Bare;
+        s.faults.push(Fault::World(0, WorldFault::SourceGone));
+    }),
+    (Step::UndoHeir, Step::UndoSettle, |rng, s| {
+        // It restarts before its checkpoint, and then it is gone.
+        (s.owner, s.mode) = (OwnerKind::Bare, Some(ReplayMode::Cutoff));
+        s.faults.push(Fault::Step(Step::Quiesce, 0, WorldFault::SourceRestarts));
+        s.faults.push(Fault::Step(Step::UndoRegather, rng.u64(..40), WorldFault::SourceGone));
+    }),
+    (Step::UndoRemove, Step::UndoReturn, |rng, s| {
+        // It dies with an order in its hands, and the broker does not notice.
+        (s.owner, s.mode) = (OwnerKind::Bare, Some(ReplayMode::Park));
+        s.habits.remembers = true;
+        s.faults.push(Fault::Step(Step::ParkLeave, rng.u64(..10), WorldFault::SourceNodeGone));
     }),
     (Step::HopAdmit, Step::UndoTarget, copy_ends),
     (Step::HopRetry, Step::Vacate, |rng, s| {

@@ -178,11 +178,7 @@ fn until_the_old_pod_makes_room_the_way_back_leads_to_it() {
     for state in &forward[hop.expect("reached") + 1..room] {
         let Some(plan) = state.phase.plan() else { continue };
         let (name, names) = (state.phase.step().name(), plan.names.clone());
-        let trouble = crate::observation::Trouble {
-            reason: "Broken".into(),
-            message: "it does not work".into(),
-            permanent: true,
-        };
+        let trouble = broken();
         let (states, effects) = drive_swap(&|phase, seen| {
             let second = phase.plan().is_some_and(|plan| plan.standby().is_some());
             if second && phase.step().name() == name {
@@ -314,6 +310,82 @@ fn a_pod_that_stands_by_and_dies_takes_the_migration_with_it() {
         panic!("{:?}", steps(&states))
     };
     assert_eq!(failure.reason, "SourceLost");
+}
+
+fn broken() -> crate::observation::Trouble {
+    crate::observation::Trouble {
+        reason: "Broken".into(),
+        message: "it does not work".into(),
+        permanent: true,
+    }
+}
+
+/// Whether `state` is given up when `spoil` has happened to its world.
+fn given_up(state: &State, spoil: impl FnOnce(&mut Observation)) -> bool {
+    let mut seen = world(&state.phase);
+    spoil(&mut seen);
+    let next = decide(&swap(), &settings(), state, &seen, state.since).state.phase;
+    matches!(next, Phase::Unwinding { .. })
+}
+
+#[test]
+fn who_is_going_is_let_go_and_who_is_not_can_stay() {
+    let (forward, _) = drive_swap(&|_, _| {});
+    let at = |name: &str| forward.iter().find(|s| s.phase.step().name() == name).expect("reached");
+    let old =
+        |terminating| Some(Pod { terminating, ..of_the_set(pod("source", "worker-1", "c1")) });
+    let room = at("restoring/make-room");
+    assert!(given_up(room, |o| (o.trouble, o.standby) = (Some(broken()), old(false))));
+    assert!(!given_up(room, |o| (o.trouble, o.standby) = (Some(broken()), old(true))));
+    // The shadow is on its way out; its copy, or its checkpoint, goes on without it.
+    for step in ["restoring/hop-prepare", "restoring/hop-admit"] {
+        assert!(!given_up(at(step), |o| o.source.as_mut().expect("there").terminating = true));
+    }
+}
+
+#[test]
+fn a_shadow_that_has_ended_is_not_gone_back_to() {
+    let dead = std::cell::Cell::new(false);
+    let (states, _) = drive_swap(&|phase, seen| {
+        let admit = phase.step().name() == "restoring/hop-admit";
+        dead.set(dead.get() || admit);
+        seen.source = seen.source.take().filter(|_| !dead.get());
+        seen.target = seen.target.take().filter(|_| !admit);
+    });
+    let state = states.iter().find(|s| s.phase.step().name() == "restoring/vacate");
+    let ended = Pod { ended: true, ours: true, ..pod("target", "worker-2", "c2") };
+    let trouble = |o: &mut Observation| (o.trouble, o.source) = (Some(broken()), Some(ended));
+    assert!(!given_up(state.expect("reached"), trouble));
+}
+
+/// It has died, and the checkpoint takes its place, or it has strayed, and the checkpoint is void.
+#[test]
+fn a_shadow_that_loses_its_connection_is_waited_for_until_it_shows_which() {
+    let (forward, _) = drive_swap(&|_, _| {});
+    let admit = forward.iter().find(|s| s.phase.step().name() == "restoring/hop-admit");
+    let admit = admit.expect("reached");
+    let next = |after: u64, consumers: u32, spoil: fn(&mut Observation)| {
+        let mut seen = world(&admit.phase);
+        let broker = seen.broker.as_mut().expect("a broker");
+        broker.connected = Some(false);
+        broker.primary = Some(Counts { ready: 0, consumers });
+        spoil(&mut seen);
+        let now = Time(admit.since.0 + after);
+        decide(&swap(), &settings(), admit, &seen, now).state.phase.step().name()
+    };
+    let limit = settings().deadlines.restore;
+    let no_copy: fn(&mut Observation) = |seen| seen.target = None;
+    for (after, consumers, spoil, expected) in [
+        (limit, 1, (|_| {}) as fn(&mut Observation), "restoring/hop-admit"),
+        (limit, 0, no_copy, "restoring/hop-admit"),
+        (limit + 1, 1, |_| {}, "unwinding/target"),
+        (0, 2, |_| {}, "unwinding/target"),
+        (0, 1, no_copy, "unwinding/target"),
+        (0, 1, |seen| seen.source.as_mut().expect("there").ended = true, "replaying"),
+        (0, 1, |seen| seen.broker.as_mut().expect("there").connected = Some(true), "replaying"),
+    ] {
+        assert_eq!(next(after, consumers, spoil), expected, "{after} ms, {consumers} consumers");
+    }
 }
 
 #[test]

@@ -2,13 +2,14 @@
 //! looks only where it is told to.
 
 use super::asked::asked;
-use super::{drive, everything, spec};
+use super::{drive, drive_in, everything, obliging, pod, spec};
 use crate::broker::{Binding, Counts};
 use crate::decide::{decide, effects};
 use crate::effect::Effect;
-use crate::observation::{BrokerView, Observation};
+use crate::observation::{BrokerView, Observation, Owner, Pod};
 use crate::phase::{CutStep, Phase, Reached, RestoreStep, State, SwitchStep};
-use crate::spec::Settings;
+use crate::spec::{Settings, Spec};
+use crate::step::Step;
 use crate::time::Time;
 
 /// What becomes of `state` when `spoil` has happened to the broker.
@@ -71,6 +72,79 @@ fn a_late_message_takes_the_checkpoint_with_it() {
 fn a_source_that_was_cut_off_may_have_strayed() {
     let cut_off = |broker: &mut BrokerView| broker.connected = Some(false);
     assert_eq!(given_up("ConnectionLost", cut_off), forward(between_checkpoint_and_commit));
+}
+
+/// Its owner puts a fresh process in its place, which wakes on `Q`.
+#[test]
+fn a_source_that_has_an_owner_is_missed_until_the_switch() {
+    let owned = |phase: &Phase| {
+        let mut seen = obliging(phase);
+        if let Some(source) = seen.source.as_mut() {
+            source.owner = Owner::Deployment { replica_set: "rs".into(), deployment: "d".into() };
+        }
+        seen
+    };
+    let (states, _) = drive_in(None, &owned);
+    let lost = |state: &State, spoil: fn(&mut Option<Pod>)| {
+        let mut seen = owned(&state.phase);
+        seen.source.get_or_insert_with(|| pod("source", "worker-1", "c1"));
+        spoil(&mut seen.source);
+        match decide(&spec(), &Settings::default(), state, &seen, state.since).state.phase {
+            Phase::Unwinding { failure, .. } => failure.reason == "SourceLost",
+            _ => false,
+        }
+    };
+    let restarted: fn(&mut Option<Pod>) = |source| *source = Some(pod("source", "worker-1", "c9"));
+    let goes: [fn(&mut Option<Pod>); 2] =
+        [|source| *source = None, |source| source.as_mut().expect("there").terminating = true];
+    let mut missed = 0;
+    for state in &states {
+        let at = &state.phase;
+        let copied = between_checkpoint_and_commit(at) || matches!(at, Phase::Checkpointing { .. });
+        let replace = matches!(at, Phase::Finalizing { step: SwitchStep::Replace(None), .. });
+        assert_eq!(lost(state, restarted), copied || replace, "{}", at.step());
+        for gone in goes {
+            assert_eq!(lost(state, gone), copied, "{}", at.step());
+        }
+        missed += u32::from(copied);
+    }
+    assert!(missed > 10, "{missed}");
+}
+
+#[test]
+fn nobody_is_replaced_by_a_target_that_consumes_nothing() {
+    let (states, _) = drive(None);
+    let overlap = |s: &&State| s.phase.step() == Step::Overlap;
+    let state = states.iter().find(overlap).expect("reached");
+    let settings = Settings::default();
+    let next = |primary: Option<Counts>, after: u64| {
+        let mut seen = obliging(&state.phase);
+        seen.broker.as_mut().expect("a broker").primary = primary;
+        decide(&spec(), &settings, state, &seen, Time(state.since.0 + after)).state.phase.step()
+    };
+    let consumed = |consumers| Some(Counts { ready: 0, consumers });
+    assert_eq!(next(consumed(1), settings.overlap_ms), Step::Replace);
+    assert_eq!(next(consumed(0), settings.overlap_ms), Step::Overlap);
+    assert_eq!(next(None, settings.overlap_ms), Step::Overlap);
+    assert_eq!(next(consumed(0), settings.deadlines.switch + 1), Step::UndoTarget);
+}
+
+#[test]
+fn a_deletion_before_the_commit_point_is_a_reason_of_its_own() {
+    let spec = Spec { deleted: true, ..spec() };
+    let (states, _) = drive(None);
+    let reasons: Vec<String> = states
+        .iter()
+        .filter_map(|state| {
+            let seen = obliging(&state.phase);
+            let next = decide(&spec, &Settings::default(), state, &seen, state.since).state;
+            match next.phase {
+                Phase::Unwinding { failure, .. } => Some(failure.reason),
+                _ => None,
+            }
+        })
+        .collect();
+    assert!(reasons.len() > 10 && reasons.iter().all(|reason| reason == "Deleted"), "{reasons:?}");
 }
 
 #[test]

@@ -111,6 +111,21 @@ fn an_abort_is_in_time_until_the_source_goes() {
 }
 
 #[test]
+fn a_source_that_is_not_going_yet_can_stay() {
+    let (forward, _) = drive_sequential(None, &obliging_sequential);
+    let state = forward.iter().find(|s| s.phase.step().name() == "restoring/vacate");
+    let state = state.expect("reached");
+    let aborted = |terminating| {
+        let source = Pod { terminating, ..of_a_set(pod("source", "worker-1", "c1")) };
+        let seen = Observation { source: Some(source), ..obliging_sequential(&state.phase) };
+        let spec = Spec { abort: true, ..spec() };
+        let next = decide(&spec, &settings(), state, &seen, state.since).state.phase;
+        matches!(next, Phase::Unwinding { .. })
+    };
+    assert!(aborted(false) && !aborted(true));
+}
+
+#[test]
 fn a_copy_that_never_ran_is_restored_on_the_other_node() {
     let fails_on_the_target = |phase: &Phase| {
         let mut seen = obliging_sequential(phase);

@@ -5,7 +5,7 @@ use super::gates::set;
 use super::{drive, everything, pod, spec};
 use crate::broker::Binding;
 use crate::decide::decide;
-use crate::observation::{Heir, Observation, Pod};
+use crate::observation::{Heir, Observation, Pod, Trouble};
 use crate::phase::{Failure, Phase, PhaseName, Plan, Reached, State, Undo};
 use crate::spec::Settings;
 use crate::time::Time;
@@ -71,7 +71,7 @@ const EBB: u64 = 100;
 
 #[test]
 fn the_target_is_proved_gone_first() {
-    let rows: [(Reached, Spoil, &str); 13] = [
+    let rows: [(Reached, Spoil, &str); 15] = [
         (Reached::Installed, |_| {}, "Remove"),
         (Reached::Installed, without_source, "Remove"),
         (Reached::CutA, |_| {}, "WorkOff"),
@@ -79,6 +79,8 @@ fn the_target_is_proved_gone_first() {
         (Reached::CutB, |_| {}, "Regather"),
         (Reached::Rest, |_| {}, "Regather"),
         (Reached::Parked, |_| {}, "Return"),
+        (Reached::Hopped, |_| {}, "Clear"),
+        (Reached::Hopped, without_source, "Clear"),
         // The broker has not noticed yet that the target is gone.
         (Reached::CutB, |o| (set(o, "Q", 0, 1), set(o, "S1", 0, 1)).0, "waits"),
         (Reached::CutB, |o| (set(o, "Q", 0, 1), set(o, "S2", 0, 1)).0, "waits"),
@@ -102,7 +104,7 @@ fn the_target_is_proved_gone_first() {
 #[test]
 fn each_step_goes_on_only_when_its_promise_is_true() {
     use Reached::{CutA, CutB, Parked, Rest};
-    let rows: [(Reached, Undo, u64, Spoil, &str); 53] = [
+    let rows: [(Reached, Undo, u64, Spoil, &str); 55] = [
         (CutA, Undo::WorkOff, EBB, |o| set(o, "Q", 0, 1), "Divert"),
         (CutA, Undo::WorkOff, EBB - 1, |o| set(o, "Q", 0, 1), "waits"),
         (CutA, Undo::WorkOff, EBB, |o| set(o, "Q", 1, 1), "waits"),
@@ -140,6 +142,8 @@ fn each_step_goes_on_only_when_its_promise_is_true() {
         (CutB, Undo::Settle, OBEY, |o| set(o, "S2", 1, 1), "waits"),
         (CutB, Undo::Return, 0, |o| set(o, "Q", 0, 1), "Remove"),
         (CutB, Undo::Return, 0, |_| {}, "waits"),
+        (CutB, Undo::Return, 0, without_side_queue, "Remove"),
+        (CutA, Undo::Return, 0, |o| (set(o, "Q", 0, 1), set(o, "S1", 0, 1)).0, "waits"),
         (CutB, Undo::Return, 0, |o| (set(o, "Q", 0, 1), set(o, "S2", 0, 1)).0, "waits"),
         (CutB, Undo::Return, 0, |o| (set(o, "Q", 0, 1), set(o, "S2", 1, 0)).0, "Rework"),
         (CutB, Undo::Return, OBEY, |_| {}, "again"),
@@ -166,7 +170,53 @@ fn each_step_goes_on_only_when_its_promise_is_true() {
 #[test]
 fn in_mode_park_the_source_must_be_back() {
     let state = back(Reached::Parked, &Undo::Return, false);
-    assert_eq!(next(&state, 1_000_000, |_| {}), "waits");
+    assert_eq!(next(&state, OBEY - 1, |_| {}), "waits");
+    assert_eq!(next(&state, OBEY, |_| {}), "again");
+}
+
+/// The broker takes a dead process for alive until it misses its heartbeats: the order that it held
+/// comes after ours, and whoever obeys it consumes a queue that is to be deleted.
+#[test]
+fn who_comes_in_the_way_of_the_end_is_sent_back() {
+    let rows: [(Reached, bool, u64, Spoil, &str); 8] = [
+        (Reached::CutB, false, OBEY, refused, "Return"),
+        (Reached::Parked, false, OBEY, refused, "Return"),
+        (Reached::CutB, false, OBEY - 1, refused, "waits"),
+        (Reached::Installed, false, OBEY, refused, "waits"),
+        (Reached::CutB, true, OBEY, refused, "waits"),
+        (Reached::CutB, false, OBEY, |o| (refused(o), without_source(o)).0, "waits"),
+        (Reached::CutB, false, OBEY, |o| o.acted = None, "waits"),
+        (Reached::CutB, false, OBEY, |o| (refused(o), o.acted = Some(Time(0))).0, "waits"),
+    ];
+    for (reached, alone, waited, spoil, expected) in rows {
+        let state = back(reached, &Undo::Remove, alone);
+        assert_eq!(next(&state, waited, spoil), expected, "{reached:?} after {waited} ms, {alone}");
+    }
+}
+
+fn refused(seen: &mut Observation) {
+    let message = "queue S2 still has 1 consumer(s)".to_owned();
+    seen.acted = None;
+    seen.trouble = Some(Trouble { reason: "InUse".into(), message, permanent: false });
+}
+
+fn without_side_queue(seen: &mut Observation) {
+    set(seen, "Q", 0, 1);
+    seen.broker.as_mut().expect("a broker").s2 = None;
+}
+
+#[test]
+fn it_is_said_what_is_waited_for() {
+    for (step, said) in
+        [(Undo::WorkOff, "work off"), (Undo::Regather, "work off"), (Undo::Divert, "obey")]
+    {
+        let state = back(Reached::CutA, &step, false);
+        let mut seen = quiet(&state);
+        set(&mut seen, "Q", 1, 1);
+        let seen = asked(&state.phase, seen);
+        let waiting = decide(&spec(), &Settings::default(), &state, &seen, state.since).waiting;
+        assert!(waiting.contains(said), "{step:?}: {waiting}");
+    }
 }
 
 #[test]
@@ -188,7 +238,8 @@ fn where_nobody_is_left_the_operator_moves_the_rest_itself() {
 fn the_end_is_when_the_queue_is_bound_as_it_was() {
     let state = back(Reached::CutB, &Undo::Remove, false);
     assert_eq!(next(&state, 0, |o| bound(o, "app.fanout")), "Failed");
-    assert_eq!(next(&state, 0, |o| bound(o, "other")), "waits");
+    assert_eq!(next(&state, OBEY, |o| bound(o, "other")), "waits");
+    assert_eq!(next(&state, 0, |o| (bound(o, "other"), without_source(o)).0), "waits");
     assert_eq!(next(&state, 0, |o| o.broker.as_mut().unwrap().bindings = None), "waits");
 }
 

@@ -46,7 +46,7 @@ pub struct FaultAt {
 }
 
 /// The faults by the names that users know, the usual one first.
-pub const FAULTS: [(&str, WorldFault); 18] = [
+pub const FAULTS: [(&str, WorldFault); 22] = [
     ("operator-crash", WorldFault::OperatorCrashes),
     ("source-crash", WorldFault::SourceRestarts),
     ("source-gone", WorldFault::SourceGone),
@@ -54,8 +54,12 @@ pub const FAULTS: [(&str, WorldFault); 18] = [
     ("target-gone", WorldFault::TargetGone),
     ("broker-restart", WorldFault::BrokerRestarts),
     ("connections-cut", WorldFault::ApplicationsCutOff),
+    ("source-node-gone", WorldFault::SourceNodeGone),
+    ("target-node-gone", WorldFault::TargetNodeGone),
+    ("archive-truncated", WorldFault::ArchiveTruncated),
     ("push-fails", WorldFault::PushFails),
     ("restore-fails", WorldFault::RestoreFails),
+    ("admission-silent", WorldFault::AdmissionSilent),
     ("late-deliveries", WorldFault::Flood),
     ("second-consumer", WorldFault::Intruder),
     ("alarm", WorldFault::Alarm),

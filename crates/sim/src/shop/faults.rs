@@ -42,7 +42,11 @@ impl Shop {
                     });
                 }
                 Fault::NodeAway { targets, at, lasts } => {
-                    tokio::spawn(async move { shop.away(targets, at, lasts).await });
+                    let lasts = Duration::from_millis(lasts);
+                    tokio::spawn(async move {
+                        sleep(Duration::from_millis(at)).await;
+                        shop.away(targets, lasts).await;
+                    });
                 }
                 Fault::Request(..)
                 | Fault::Broker(..)
@@ -116,12 +120,11 @@ impl Shop {
         }));
     }
 
-    async fn away(self, targets: bool, at: u64, lasts: u64) {
-        sleep(Duration::from_millis(at)).await;
+    async fn away(&self, targets: bool, lasts: Duration) {
         let node = NODES[usize::from(targets)];
         self.note(|| format!("FAULT {node} is away"));
         self.kube.set_node_away(node, true);
-        sleep(Duration::from_millis(lasts)).await;
+        sleep(lasts).await;
         self.note(|| format!("{node} is back"));
         self.kube.set_node_away(node, false);
     }
@@ -145,7 +148,12 @@ impl Shop {
             WorldFault::OperatorCrashes => {
                 let _ = kill.send(at % 10_000);
             }
-            WorldFault::PushFails => applications.works().push_fails = true,
+            WorldFault::SourceNodeGone => self.away(false, lasts).await,
+            WorldFault::TargetNodeGone => self.away(true, lasts).await,
+            // A push that fails is all that the operator sees of it.
+            WorldFault::ArchiveTruncated | WorldFault::PushFails => {
+                applications.works().push_fails = true;
+            }
             WorldFault::RestoreFails => applications.works().restore_fails = true,
             WorldFault::Intruder => self.intrude(lasts).await,
             WorldFault::Alarm => {
@@ -168,8 +176,8 @@ impl Shop {
                 let lasts = Duration::from_millis(100 + at % 1_700);
                 applications.clone().transact(lasts).await;
             }
-            // Nothing trails here.
-            WorldFault::Flood => {}
+            // Nothing trails here, and there is no admission yet.
+            WorldFault::Flood | WorldFault::AdmissionSilent => {}
             WorldFault::Abort => self.abort(),
             WorldFault::Delete => {
                 let key = Key::new("statefulmigrations", NAMESPACE, "move");

@@ -35,6 +35,9 @@ impl World {
         if !found.alive() || found.process.is_some() {
             return;
         }
+        if let Some(wait) = self.unpowered(pod) {
+            return self.at(wait, Event::Started(pod));
+        }
         let name = found.name.clone();
         let checkpoint = found.checkpoint;
         if checkpoint.is_some() && std::mem::take(&mut self.restore_fails) {
@@ -52,6 +55,15 @@ impl World {
         let probed = self.rng.u64(self.tempo.probed.clone());
         self.at(probed, Event::Probed(pod));
         self.changed();
+    }
+
+    /// The kubelet has looked whether it is well.
+    pub(super) fn probed(&mut self, pod: usize) {
+        if let Some(wait) = self.unpowered(pod) {
+            return self.at(wait, Event::Probed(pod));
+        }
+        self.pods[pod].probed = self.pods[pod].process.is_some();
+        self.ring();
     }
 
     /// Its process ends, and the kubelet does not start it again.
@@ -76,6 +88,10 @@ impl World {
     }
 
     pub(super) fn gone(&mut self, pod: usize) {
+        // Only its kubelet can say so.
+        if let Some(wait) = self.unpowered(pod) {
+            return self.at(wait, Event::Gone(pod));
+        }
         if let Some(process) = self.pods[pod].process.take() {
             self.kill(process);
         }
@@ -144,6 +160,9 @@ impl World {
             let pod = self.create_pod(SOURCE, NODES[0], None);
             self.pods[pod].owned = true;
             return;
+        }
+        if self.now < self.admission_silent_until {
+            return self.at(self.admission_silent_until - self.now, Event::Reconcile);
         }
         let admits =
             |phase: &Phase| matches!(phase, Phase::Restoring { step: RestoreStep::Admit(_), .. });

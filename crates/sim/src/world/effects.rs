@@ -98,10 +98,15 @@ impl World {
         let process = source.and_then(|source| self.pods[source].process);
         let found = process.and_then(|process| self.processes[process].as_mut());
         let (Some(process), Some(found)) = (process, found) else {
-            return Err(trouble("the kubelet has no such container", true));
+            let unpowered = source.is_some_and(|source| self.pods[source].unpowered);
+            let why = if unpowered { "no route to the kubelet" } else { "no such container" };
+            return Err(trouble(why, !unpowered));
         };
         found.frozen = true;
         self.checkpoints.push(found.memory.clone());
+        if std::mem::take(&mut self.truncates) {
+            self.truncated.insert(self.checkpoints.len() - 1);
+        }
         self.at(self.scenario.checkpoint, Event::Thaw(process));
         let path = (self.checkpoints.len() - 1).to_string();
         Ok(Archive { path, millis: self.scenario.checkpoint })
@@ -110,7 +115,8 @@ impl World {
     fn create_job(&mut self, phase: &Phase) {
         let path = phase.taken().and_then(|taken| taken.archive.path.parse().ok());
         if let (None, Some(checkpoint)) = (&self.job, path) {
-            let fails = std::mem::take(&mut self.push_fails);
+            let fails =
+                std::mem::take(&mut self.push_fails) || self.truncated.contains(&checkpoint);
             let done_at = self.now + self.scenario.transfer;
             self.job = Some(Job { done_at, checkpoint, fails });
         }

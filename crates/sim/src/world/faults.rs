@@ -56,6 +56,9 @@ impl World {
     pub(super) fn gone_on(&mut self, from: Step, to: Step) {
         let first = self.transitions.iter().all(|&(_, known)| known != to);
         self.transitions.insert((from, to));
+        if to == Step::Replace {
+            self.replaced();
+        }
         for (index, fault) in self.scenario.faults.clone().into_iter().enumerate() {
             if let Fault::Step(step, after, _) = fault
                 && first
@@ -81,8 +84,15 @@ impl World {
             WorldFault::BrokerRestarts => self.broker_restarts(),
             WorldFault::ApplicationsCutOff => self.cut_off(),
             WorldFault::OperatorCrashes => self.crash(),
+            WorldFault::SourceNodeGone => self.node_gone(0),
+            WorldFault::TargetNodeGone => self.node_gone(1),
+            WorldFault::ArchiveTruncated => self.truncates = true,
             WorldFault::PushFails => self.push_fails = true,
             WorldFault::RestoreFails => self.restore_fails = true,
+            WorldFault::AdmissionSilent => {
+                let lasts = self.rng.u64(5..900);
+                self.admission_silent_until = self.admission_silent_until.max(self.now + lasts);
+            }
             WorldFault::Flood => {
                 self.flood_until = self.now + 100;
                 self.flooded = true;
@@ -140,7 +150,7 @@ impl World {
     }
 
     /// A fresh process goes on where this one's acknowledgements end.
-    fn bereave(&mut self, pod: usize) {
+    pub(super) fn bereave(&mut self, pod: usize) {
         self.bereaved = true;
         let process = self.pods[pod].process.and_then(|process| self.processes[process].as_ref());
         if let Some(process) = process {
@@ -148,19 +158,30 @@ impl World {
         }
     }
 
-    fn target_dies(&mut self, ends: bool) {
-        let copies: Vec<usize> =
-            (0..self.pods.len()).filter(|&p| self.pods[p].ours && self.pods[p].alive()).collect();
-        // A second hop has two.
-        let Some(&pod) = copies.get(self.rng.usize(..copies.len().max(1))) else { return };
-        // With the source on its way out, or about to be, it is the workload's own crash.
-        let source = (0..self.pods.len()).find(|&p| self.pods[p].uid == 1);
-        let source_gone = source.is_none_or(|source| !self.pods[source].alive());
-        let alone = source_gone && copies.len() == 1 && !self.state().is_some_and(checkpointed);
+    /// A copy is about to die. With the source on its way out, or about to be, it is the workload's
+    /// own crash.
+    pub(super) fn mourn(&mut self, copy: usize) {
+        let source_gone = !self.pods.iter().any(|pod| pod.uid == 1 && pod.powered());
+        let copies = self.pods.iter().filter(|pod| pod.ours && pod.powered()).count();
+        // What has run is never restored again.
+        let begun = |state: &State| {
+            let plan = state.phase.plan();
+            plan.is_some_and(|plan| plan.target_pod == self.pods[copy].name)
+        };
+        let restorable = |state: &State| checkpointed(state) && !begun(state);
+        let alone = source_gone && copies == 1 && !self.state().is_some_and(restorable);
         if self.committed() || alone || self.state().is_some_and(replacing) {
             self.forgiven = true;
-            self.bereave(pod);
+            self.bereave(copy);
         }
+    }
+
+    fn target_dies(&mut self, ends: bool) {
+        let copies: Vec<usize> =
+            (0..self.pods.len()).filter(|&p| self.pods[p].ours && self.pods[p].powered()).collect();
+        // A second hop has two.
+        let Some(&pod) = copies.get(self.rng.usize(..copies.len().max(1))) else { return };
+        self.mourn(pod);
         if ends {
             self.end(pod);
         } else {

@@ -139,7 +139,9 @@ impl World {
                 _ => pod.name == plan.source_pod,
             })
             .find_map(|pod| {
-                pod.process?;
+                if !pod.runs() {
+                    return None;
+                }
                 let heir = Heir {
                     pod: pod.name.clone(),
                     uid: format!("pod-{}", pod.uid),
