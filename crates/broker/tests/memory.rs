@@ -7,10 +7,14 @@ mod rig;
 use std::sync::Arc;
 
 use rig::MemoryRig;
+use shadow_broker::conformance::order_id;
 use shadow_broker::conformance::{self, Rig as _};
+use shadow_broker::memory::core::Broker;
 use shadow_broker::memory::{Fault, Operation};
 use shadow_broker::{Error, Session};
-use shadow_protocol::broker::{QueueType, Topology};
+use shadow_protocol::broker::{Order, QueueType, Topology};
+use shadow_protocol::control::Control;
+use shadow_protocol::names::control_queue;
 
 #[tokio::test(start_paused = true)]
 async fn conformance_suite() {
@@ -49,6 +53,22 @@ async fn a_call_fails_before_or_after_it_took_effect() {
         assert_eq!(session.counts("side").await.unwrap().is_some(), there, "{fault:?}");
         assert!(session.alive());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_an_alarm_holds_up_is_discarded_and_the_next_one_arrives() {
+    let (rig, session) = faulty(Fault::Pass).await;
+    let control = control_queue("pod");
+    session.apply(&Topology::DeclareSideQueue { name: control.clone() }).await.unwrap();
+    let order = Order { pod: "pod".to_owned(), control: Control::EndReplay };
+    rig.broker.with(Broker::raise_alarm);
+    let held = session.order(&order, &order_id()).await;
+    assert!(matches!(held, Err(Error::Timeout { .. })), "{held:?}");
+    rig.broker.with(Broker::lift_alarm);
+    let ready = async || session.counts(&control).await.unwrap().map(|counts| counts.ready);
+    assert_eq!(ready().await, Some(0));
+    session.order(&order, &order_id()).await.unwrap();
+    assert_eq!(ready().await, Some(1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! A session: its connections, its lock, and the trait's surface.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,8 +29,8 @@ pub(super) struct MemorySession<M: Wire> {
     pub(super) migration: String,
     /// Holds the lock.
     pub(super) topology: ConnectionId,
-    /// Publishes orders.
-    publisher: ConnectionId,
+    /// Publishes orders. Opened anew with the next one, once it is closed.
+    publisher: Mutex<ConnectionId>,
     /// The slow proofs under way, by queue.
     proofs: Mutex<Proofs>,
 }
@@ -63,6 +63,7 @@ impl<M: Wire> MemorySession<M> {
             Fault::Pass | Fault::Before | Fault::Cut => {}
         }
         let (broker, migration) = (broker.clone(), migration.to_owned());
+        let publisher = Mutex::new(publisher);
         Ok(Self { broker, peer, migration, topology, publisher, proofs: Mutex::default() })
     }
 
@@ -139,12 +140,16 @@ impl<M: Wire> MemorySession<M> {
         }
     }
 
+    fn publisher(&self) -> MutexGuard<'_, ConnectionId> {
+        self.publisher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn end(&self) {
-        self.broker.with(|core| [self.topology, self.publisher].map(|it| core.close(it)));
+        self.broker.with(|core| [self.topology, *self.publisher()].map(|it| core.close(it)));
     }
 
     fn take_lock(&self, core: &mut Broker<M>, lock: &str) -> Result<(), Error> {
-        let ours = [self.topology, self.publisher];
+        let ours = [self.topology, *self.publisher()];
         match topology::lock(core, self.topology, &ours, &label(&self.migration), lock) {
             Ok(()) => Ok(()),
             Err(Refusal::Locked { .. }) => {
@@ -185,7 +190,11 @@ impl<M: Wire> MemorySession<M> {
             if !core.connected(self.topology) {
                 return Err(Refusal::ConnectionGone);
             }
-            core.publish(self.publisher, message)
+            let mut publisher = self.publisher();
+            if !core.connected(*publisher) {
+                *publisher = core.connect(&self.peer, &label(&self.migration));
+            }
+            core.publish(*publisher, message)
         });
         match outcome.map_err(|refusal| self.refused(attempted(), refusal))? {
             Published::Arrived(1..) => Ok(()),
@@ -196,7 +205,7 @@ impl<M: Wire> MemorySession<M> {
                 let mut changes = self.broker.changes();
                 let lifted = changes.wait_for(|()| !self.broker.state().core.alarm());
                 if tokio::time::timeout(DEADLINE, lifted).await.is_err() {
-                    self.broker.with(|core| core.close_by_broker(self.publisher));
+                    self.broker.with(|core| core.close_by_broker(*self.publisher()));
                     return Err(self.timeout(attempted()));
                 }
                 Ok(())
