@@ -44,8 +44,8 @@ async fn conformance_suite() {
 async fn flooded() {
     let Some(rig) = RabbitRig::from_env() else { return };
     let _turn = BROKER.lock().await;
-    let stage = Stage { rig: Arc::new(rig), prefix: "flooded".to_owned() };
-    println!("{}", claims::trailing(stage).await.map_err(|failure| failure.0).unwrap());
+    let stage = Stage { rig: Arc::new(rig.clone()), prefix: "flooded".to_owned() };
+    println!("{}", claims::trailing(rig, stage).await.map_err(|failure| failure.0).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

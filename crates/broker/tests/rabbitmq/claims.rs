@@ -117,24 +117,26 @@ async fn one_lie(rig: Arc<dyn Rig>, queue: &str, kind: &str) -> Result<(Duration
 
 /// Messages that reach a queue after its unbind was acknowledged, from publishers who don't wait
 /// for confirms. How long they trail depends on the machine and is only measured; that the unbind
-/// is nevertheless one point in each publisher's sequence is what the protocol relies on.
-pub async fn trailing(stage: Stage) -> Outcome {
+/// is nevertheless one point in each publisher's sequence is what the protocol relies on. Nothing is
+/// asked of the management API, which a flood on a slow machine keeps silent.
+pub async fn trailing(rig: RabbitRig, stage: Stage) -> Outcome {
     let (exchange, queue) = (stage.name("exchange"), stage.name("queue"));
     stage.rig.remove(&[&queue], &[&exchange]).await?;
     stage.rig.declare_exchange(&exchange, "fanout").await?;
     stage.rig.declare_queue(&queue, &QueueType::Classic).await?;
     let session = stage.session("trailing").await?;
+    let (connection, channel) = rig.connect().await?;
     let (mut most, mut longest, mut widest) = (0, Duration::ZERO, Duration::ZERO);
     let mut heads = BTreeMap::new();
     for round in 0..3 {
         let binding = Binding::plain(&exchange);
-        let bind = Topology::BindQueue { queue: queue.clone(), binding: binding.clone() };
-        session.apply(&bind).await?;
+        rig.bind(&queue, &binding).await?;
         let to = (exchange.as_str(), "");
         let load =
             Load::start(&stage.rig, to, round * 8..round * 8 + 8, false, Duration::ZERO).await?;
         tokio::time::sleep(Duration::from_millis(400)).await;
-        session.apply(&Topology::UnbindQueue { queue: queue.clone(), binding }).await?;
+        let of = (queue.as_str().into(), exchange.as_str().into(), "".into());
+        channel.queue_unbind(of.0, of.1, of.2, FieldTable::default()).await?;
         let cut = Instant::now();
         let count = async || Ok::<_, Failure>(session.counts(&queue).await?.map_or(0, |c| c.ready));
         let at_cut = count().await?;
@@ -153,6 +155,7 @@ pub async fn trailing(stage: Stage) -> Outcome {
         gapless(&stage, &queue, &mut heads).await?;
     }
     session.close().await;
+    drop((connection, channel));
     stage.rig.remove(&[&queue], &[&exchange]).await?;
     Ok(format!(
         "deliveries trail an unbind: up to {most} messages, for up to {} ms, pauses up to {} ms; \
