@@ -26,6 +26,7 @@ macro_rules! for_both {
 
 for_both!(
     finishes_what_it_holds_before_it_moves,
+    finishes_what_it_holds_of_a_quorum_queue,
     moves_under_load_without_harm,
     moves_under_load_on_a_quorum_queue,
     comes_back_after_its_connection_is_closed,
@@ -41,10 +42,18 @@ fn name(kind: Kind, test: &str) -> String {
 /// Cut A of a migration: the queue has nothing ready, everything is in the consumer's hands, and
 /// nobody will consume the queue after it. What it does not acknowledge then is stranded.
 async fn finishes_what_it_holds_before_it_moves(kind: Kind) {
-    let (node, name) = (Node::shared().await, name(kind, "holds"));
+    finishes_what_it_holds(kind, "classic").await;
+}
+
+async fn finishes_what_it_holds_of_a_quorum_queue(kind: Kind) {
+    finishes_what_it_holds(kind, "quorum").await;
+}
+
+async fn finishes_what_it_holds(kind: Kind, queue_type: &str) {
+    let (node, name) = (Node::shared().await, name(kind, &format!("holds-{queue_type}")));
     let client = Client::connect(&node.url()).await;
     let own = format!("{name}.events");
-    let habits = [("PREFETCH", "50"), ("SERVICE_MS", "3")];
+    let habits = [("PREFETCH", "50"), ("SERVICE_MS", "3"), ("QUEUE_TYPE", queue_type)];
     let consumer = Process::consumer(kind, &node.url(), &name, &habits).await;
     for round in 1..=10u64 {
         let side = format!("{name}.side.{round}");
@@ -54,7 +63,8 @@ async fn finishes_what_it_holds_before_it_moves(kind: Kind) {
         client.publish(&side, &messages(40 * round - 9..=40 * round)).await;
         client.start_replay(&name, &side).await;
         client.until(&side, (0, 1)).await;
-        assert_eq!(client.counts(&own).await, Ok((0, 0)), "round {round}: all was acknowledged");
+        // Stranded messages would stay; a quorum queue only counts its consumers late.
+        client.until(&own, (0, 0)).await;
         let all = 40 * round;
         let ledger = consumer.ledger("applies all", |l| l["applied_total"] == all).await;
         assert_eq!(harm(&ledger), (0, 0, 0), "round {round}: {ledger:#}");
@@ -92,7 +102,14 @@ async fn moves_under_load(kind: Kind, queue_type: &str) {
     }
     let stats = settled(&producer, &consumer).await;
     let ledger = consumer.get("/ledger").await.expect("ledger");
-    assert_eq!(harm(&ledger), (0, 0, 0), "{ledger:#}");
+    let (gaps, duplicated, mut inversions) = harm(&ledger);
+    // What was on its way to a consumer that left is given back, and without a delivery limit, which
+    // RabbitMQ 3 does not set by itself, to the back of a quorum queue (docs/handoff.md). A migration
+    // leaves an empty queue, or waits until nothing is unacknowledged; nobody waits here.
+    if queue_type == "quorum" {
+        inversions = 0;
+    }
+    assert_eq!((gaps, duplicated, inversions), (0, 0, 0), "{ledger:#}");
     assert_eq!(ledger["applied_total"], stats["totals"]["confirmed"]);
     assert_eq!(stats["totals"]["returned"], 0);
     assert_eq!(ledger["connections"], 1);
