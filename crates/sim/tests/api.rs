@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{
@@ -348,27 +349,59 @@ fn a_replica_set_adopts_an_orphan_and_deletes_the_cheapest() {
     });
 }
 
+/// A policy, in force, that only who bears the label `mover` may create the pod `name`.
+fn keeps(name: &str) -> (Value, Value) {
+    let api = "admissionregistration.k8s.io/v1";
+    let policy = json!({
+        "apiVersion": api, "kind": "ValidatingAdmissionPolicy", "metadata": { "name": "keep" },
+        "spec": {
+            "matchConstraints": { "resourceRules": [{
+                "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+                "resources": ["pods"],
+            }] },
+            "matchConditions": [
+                { "name": "it", "expression": format!("object.metadata.name == '{name}'") },
+            ],
+            "validations": [{ "expression": "object.metadata.labels['mover'] == 'm'" }],
+        },
+    });
+    let binding = json!({
+        "apiVersion": api, "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": { "name": "keep" },
+        "spec": { "policyName": "keep", "validationActions": ["Deny"] },
+    });
+    (policy, binding)
+}
+
 #[test]
-fn a_stateful_set_makes_its_pods_again_under_their_names_past_admission() {
+fn a_stateful_set_makes_its_pods_again_under_their_names_unless_they_are_kept() {
     simulate(|kube, client, _| async move {
         kube.create(workload("StatefulSet", 2)).unwrap();
         pass(20).await;
         let uid = |name: &str| kube.get("pods", "shop", name).unwrap()["metadata"]["uid"].clone();
         let (first, second) = (uid("w-0"), uid("w-1"));
-        kube.set_admission(Box::new(|plural, mut object| {
-            assert_eq!(plural, "pods");
-            object["spec"]["nodeName"] = json!("n1");
-            object["spec"]["containers"][0]["image"] = json!("r/checkpoint:1");
-            Ok(object)
-        }));
-        let pods: Api<Pod> = Api::namespaced(client, "shop");
+        let (policy, binding) = keeps("w-0");
+        kube.create(policy).unwrap();
+        kube.create(binding).unwrap();
+        let pods: Api<Pod> = Api::namespaced(client.clone(), "shop");
+        // The source is still there: a policy that is heeded speaks first.
+        let mut own = pod("w-0");
+        let try_out = PostParams { dry_run: true, ..PostParams::default() };
+        assert_eq!(code(pods.create(&try_out, &own).await), 409);
+        pass(1).await;
+        assert_eq!(code(pods.create(&try_out, &own).await), 403);
         pods.delete("w-0", &DeleteParams::default().grace_period(1)).await.unwrap();
+        pass(20).await;
+        assert!(kube.get("pods", "shop", "w-0").is_none(), "its name is kept");
+        own.metadata.labels = Some([("mover".to_owned(), "m".to_owned())].into());
+        pods.create(&try_out, &own).await.unwrap();
+        assert!(kube.get("pods", "shop", "w-0").is_none(), "tried out only");
+        let policies: Api<ValidatingAdmissionPolicyBinding> = Api::all(client);
+        policies.delete("keep", &DeleteParams::default()).await.unwrap();
         pass(20).await;
         assert_ne!(uid("w-0"), first);
         assert_eq!(uid("w-1"), second);
-        let pod = kube.get("pods", "shop", "w-0").unwrap();
-        assert_eq!(pod["spec"]["containers"][0]["image"], "r/checkpoint:1");
-        assert!(condition(&pod, "Ready"));
+        assert!(condition(&kube.get("pods", "shop", "w-0").unwrap(), "Ready"));
     });
 }
 

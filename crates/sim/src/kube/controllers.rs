@@ -12,11 +12,14 @@ use super::object::{
     condition, controlled_by, controller, has, list, map, name, namespace, number, selects,
     set_condition, terminating, text, uid,
 };
+use super::policies::Policies;
 use super::store::{Key, Store};
 use super::write::Deletion;
 
 /// After so long the pods of a node that no longer exists are removed.
 const ORPHANED_PODS: u64 = 40_000;
+/// After so long a StatefulSet tries again to create a pod that was denied.
+const TRIED_AGAIN: u64 = 500;
 
 type Object = Arc<Value>;
 
@@ -197,8 +200,10 @@ pub(super) fn from_template(owner: &Value, template: &Value) -> Value {
     })
 }
 
-/// Keeps `name-0` … `name-N`, one after the other, and replaces those that have ended.
-pub(super) fn stateful_sets(store: &mut Store, admission: &mut super::Admission) {
+/// Keeps `name-0` … `name-N`, one after the other, and replaces those that have ended. Returns when
+/// it tries again to create what was denied.
+pub(super) fn stateful_sets(store: &mut Store, policies: &Policies, now: Time) -> Option<Time> {
+    let mut again = None;
     for (key, set) in objects(store, "statefulsets") {
         if terminating(&set) {
             continue;
@@ -213,7 +218,9 @@ pub(super) fn stateful_sets(store: &mut Store, admission: &mut super::Admission)
             let found = mine.iter().find(|pod| ordinal(pod) == Some(at));
             let ready = match found {
                 None => {
-                    let _ = create_ordinal(store, admission, &set, at);
+                    if create_ordinal(store, policies, &set, at).is_err() {
+                        again = Some(Time(now.0 + TRIED_AGAIN));
+                    }
                     false
                 }
                 Some(pod) if terminating(pod) => false,
@@ -241,11 +248,12 @@ pub(super) fn stateful_sets(store: &mut Store, admission: &mut super::Admission)
         });
         store.modify(&key, |set| set["status"] = status);
     }
+    again
 }
 
 fn create_ordinal(
     store: &mut Store,
-    admission: &mut super::Admission,
+    policies: &Policies,
     set: &Value,
     at: i64,
 ) -> Result<(), super::Refusal> {
@@ -256,6 +264,6 @@ fn create_ordinal(
     pod["metadata"]["labels"]["apps.kubernetes.io/pod-index"] = json!(at.to_string());
     pod["spec"]["hostname"] = json!(pod_name);
     pod["metadata"]["namespace"] = json!(namespace(set));
-    let pod = admission("pods", pod)?;
+    policies.admit("pods", namespace(set), &pod)?;
     store.create("pods", namespace(set), pod).map(|_| ())
 }

@@ -28,14 +28,21 @@ const fn kind(
     Kind { group, version, plural, kind, namespaced, status }
 }
 
+const fn policy(plural: &'static str, name: &'static str, status: bool) -> Kind {
+    kind("admissionregistration.k8s.io", "v1", plural, name, false, status)
+}
+
 /// All of them.
 pub const KINDS: &[Kind] = &[
     kind("", "v1", "configmaps", "ConfigMap", true, false),
     kind("", "v1", "namespaces", "Namespace", false, true),
     kind("", "v1", "nodes", "Node", false, true),
     kind("", "v1", "pods", "Pod", true, true),
+    kind("", "v1", "podtemplates", "PodTemplate", true, false),
     kind("", "v1", "secrets", "Secret", true, false),
     kind("", "v1", "services", "Service", true, true),
+    policy("validatingadmissionpolicies", "ValidatingAdmissionPolicy", true),
+    policy("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", false),
     kind("apps", "v1", "deployments", "Deployment", true, true),
     kind("apps", "v1", "replicasets", "ReplicaSet", true, true),
     kind("apps", "v1", "statefulsets", "StatefulSet", true, true),

@@ -326,14 +326,14 @@ impl Process {
                             self.wait("ContainerCreating", String::new(), after(now, takes));
                             return;
                         }
-                        self.begin(start, started, applications, now);
+                        self.begin(start, pace, started, applications, now);
                     }
                     Err(message) => {
                         self.wait("ImagePullBackOff", message, after(now, pace.backoff));
                     }
                 }
             }
-            State::Waiting { .. } => self.begin(start, started, applications, now),
+            State::Waiting { .. } => self.begin(start, pace, started, applications, now),
             State::Running { since, ends } => {
                 let (_, code, message) = ends.take().unwrap_or_default();
                 applications.ended(&self.id);
@@ -351,10 +351,14 @@ impl Process {
     fn begin(
         &mut self,
         start: Start<'_>,
+        pace: &Pace,
         started: &mut u64,
         applications: &mut dyn Application,
         now: Time,
     ) {
+        if let Some(why) = not_configurable(start.container) {
+            return self.wait("CreateContainerConfigError", why, after(now, pace.backoff));
+        }
         *started += 1;
         self.id = format!("cri-o://{:064x}", *started);
         self.state = match applications.start(Start { id: &self.id, ..start }) {
@@ -366,7 +370,7 @@ impl Process {
             Life::Fails { message } => State::Ended { since: None, at: now, code: 128, message },
         };
         if matches!(self.state, State::Ended { .. }) {
-            self.restart(start, 128, &Pace::default(), now);
+            self.restart(start, 128, pace, now);
         }
     }
 
@@ -412,6 +416,15 @@ impl Process {
         }
         status
     }
+}
+
+/// A mount's path may name variables of the container's own.
+fn not_configurable(container: &Value) -> Option<String> {
+    let known = |name: &str| list(container, "/env").iter().any(|it| text(it, "/name") == name);
+    let paths = list(container, "/volumeMounts").iter().map(|mount| text(mount, "/subPathExpr"));
+    let mut wanted = paths.filter_map(|path| Some(path.split_once("$(")?.1.split_once(')')?.0));
+    let missing = wanted.find(|name| !known(name))?;
+    Some(format!("failed to expand subpath expression: missing value for {missing:?}"))
 }
 
 fn name_of(container: &Value) -> &str {

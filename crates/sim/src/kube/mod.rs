@@ -4,6 +4,8 @@
 //! ```text
 //! kube::Client ──► service.rs   faults.rs decides about each request
 //!                     │
+//!                policies.rs    who may create what
+//!                     │
 //!                  write.rs     the API server's rules: versions, preconditions, finalizers
 //!                     │
 //!                  store.rs     objects, versions, watches ◄── controllers.rs, jobs.rs, kubelet.rs
@@ -20,6 +22,7 @@ mod kinds;
 mod kubelet;
 mod object;
 mod patch;
+mod policies;
 mod refusal;
 mod selector;
 mod service;
@@ -49,9 +52,7 @@ pub use write::{Deletion, Part};
 
 use jobs::Memory;
 use kubelet::Kubelets;
-
-/// Changes an object of a kind before it is created, or refuses it: a mutating admission webhook.
-pub type Admission = Box<dyn FnMut(&str, Value) -> Result<Value, Refusal> + Send>;
+use policies::Policies;
 
 /// How fast a cluster is, and what its names are made from.
 #[derive(Debug, Clone)]
@@ -86,7 +87,7 @@ struct Inner {
     kubelets: Kubelets,
     applications: Box<dyn Application>,
     faults: Box<dyn Faults>,
-    admission: Admission,
+    policies: Policies,
     calls: BTreeMap<CallId, u64>,
     requests: u64,
     jobs: Memory,
@@ -106,12 +107,13 @@ impl Inner {
         let store = &mut self.store;
         controllers::schedule(store);
         controllers::replica_sets(store);
-        controllers::stateful_sets(store, &mut self.admission);
+        let heeded = self.policies.tick(store, now);
+        let denied = controllers::stateful_sets(store, &self.policies, now);
         let jobs = jobs::jobs(store, &mut self.jobs, now);
         let kubelets = self.kubelets.tick(store, &mut *self.applications, now);
         let nodes = controllers::node_lifecycle(store, &mut self.gone_nodes, now);
         store.collect_garbage();
-        [jobs, kubelets, nodes].into_iter().flatten().min()
+        [jobs, kubelets, nodes, heeded, denied].into_iter().flatten().min()
     }
 }
 
@@ -138,7 +140,7 @@ impl Kube {
             kubelets,
             applications,
             faults: Box::new(NoFaults),
-            admission: Box::new(|_, object| Ok(object)),
+            policies: Policies::default(),
             calls: BTreeMap::new(),
             requests: 0,
             jobs: Memory::new(),
@@ -273,11 +275,6 @@ impl Kube {
     /// From now on `faults` decides about every request.
     pub fn set_faults(&self, faults: Box<dyn Faults>) {
         self.with(|inner| inner.faults = faults);
-    }
-
-    /// From now on every object that is created by a client or by a StatefulSet passes `admission`.
-    pub fn set_admission(&self, admission: Admission) {
-        self.with(|inner| inner.admission = admission);
     }
 
     /// Ends the watches of a kind, or all of them.

@@ -9,6 +9,8 @@ pub enum Style {
     Merge,
     /// `application/strategic-merge-patch+json`: lists with a key are merged by it.
     Strategic,
+    /// `application/apply-patch+yaml`: as [`Style::Merge`], and creates what is not there.
+    Apply,
 }
 
 /// Lists that strategic merge does not replace, and the key of their entries.

@@ -24,6 +24,11 @@ impl Refusal {
         Self::new(400, "BadRequest", message)
     }
 
+    /// The caller may not.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(403, "Forbidden", message)
+    }
+
     /// There is no such object.
     pub fn not_found(what: impl std::fmt::Display) -> Self {
         Self::new(404, "NotFound", format!("{what} not found"))

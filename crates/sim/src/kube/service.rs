@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::call::{Call, Verb};
 use super::faults::{Failure, Fate};
-use super::kinds::Kind;
+use super::kinds::{KINDS, Kind};
 use super::object::{number, text};
 use super::patch::Style;
 use super::refusal::Refusal;
@@ -57,6 +57,9 @@ async fn answer(connection: Connection, request: Request<Body>) -> io::Result<Re
     let (head, body) = request.into_parts();
     let body = body.collect_bytes().map_err(io::Error::other).await?;
     let query = head.uri.query().unwrap_or_default();
+    if let Some(resources) = resources(head.uri.path()) {
+        return Ok(whole(200, &resources));
+    }
     let mut call = match Call::parse(&client, &head.method, head.uri.path(), query) {
         Ok(call) => call,
         Err(refusal) => return Ok(refused(&refusal)),
@@ -69,6 +72,7 @@ async fn answer(connection: Connection, request: Request<Body>) -> io::Result<Re
     let style = match head.headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes)
     {
         Some(b"application/strategic-merge-patch+json") => Style::Strategic,
+        Some(b"application/apply-patch+yaml") => Style::Apply,
         _ => Style::Merge,
     };
     let first = carry_out(&kube, &call, &body, style).await;
@@ -79,6 +83,26 @@ async fn answer(connection: Connection, request: Request<Body>) -> io::Result<Re
         Fate::Pass | Fate::Refuse(_) => {}
     }
     Ok(first.unwrap_or_else(|refusal| refused(&refusal)))
+}
+
+/// What a group of the API serves, if `path` asks for that.
+fn resources(path: &str) -> Option<Value> {
+    let asked = path.trim_matches('/').strip_prefix("apis/")?;
+    let kinds = KINDS.iter().filter(|kind| kind.api_version() == asked);
+    let resources: Vec<Value> = kinds
+        .map(|kind| {
+            json!({
+                "name": kind.plural, "singularName": "", "kind": kind.kind,
+                "namespaced": kind.namespaced, "verbs": [],
+            })
+        })
+        .collect();
+    (!resources.is_empty()).then(|| {
+        json!({
+            "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": asked,
+            "resources": resources,
+        })
+    })
 }
 
 async fn pause(duration: Duration) {
@@ -176,11 +200,17 @@ impl Inner {
             Verb::Get => store.get(&key).cloned().ok_or_else(|| Refusal::not_found(&key))?,
             Verb::List => return Ok(list(call, store.version(), &store.list(&scope(call)?))),
             Verb::Create => {
-                let body = (self.admission)(call.plural, body)?;
-                let created = store.create(call.plural, namespace, body)?;
+                self.policies.admit(call.plural, namespace, &body)?;
+                let created = match call.parameter("dryRun") {
+                    "All" => store.try_out(call.plural, namespace, body)?,
+                    _ => store.create(call.plural, namespace, body)?,
+                };
                 return Ok(whole(201, &created));
             }
             Verb::Replace => store.replace(&key, body, part)?,
+            Verb::Patch if style == Style::Apply && store.get(&key).is_none() => {
+                store.create(call.plural, namespace, body)?
+            }
             Verb::Patch => store.patch(&key, &body, style, part)?,
             Verb::Delete => store.delete(&key, &deletion(call, &body))?,
             Verb::Watch | Verb::Checkpoint => return Err(Refusal::bad_request("not a write")),

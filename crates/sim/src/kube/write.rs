@@ -43,7 +43,22 @@ type Written = Result<Arc<Value>, Refusal>;
 
 impl Store {
     /// Creates an object; without a name, from its `generateName`.
-    pub fn create(&mut self, plural: &'static str, namespace: &str, mut object: Value) -> Written {
+    pub fn create(&mut self, plural: &'static str, namespace: &str, object: Value) -> Written {
+        let (key, object) = self.made(plural, namespace, object)?;
+        Ok(self.commit(key, Some(object)))
+    }
+
+    /// What [`Store::create`] would create.
+    pub fn try_out(&mut self, plural: &'static str, namespace: &str, object: Value) -> Written {
+        Ok(Arc::new(self.made(plural, namespace, object)?.1))
+    }
+
+    fn made(
+        &mut self,
+        plural: &'static str,
+        namespace: &str,
+        mut object: Value,
+    ) -> Result<(Key, Value), Refusal> {
         let kind = Kind::named(plural).ok_or_else(|| Refusal::not_found(plural))?;
         if !object.is_object() || has(&object, "/metadata/resourceVersion") {
             return Err(Refusal::bad_request("resourceVersion should not be set on new objects"));
@@ -51,6 +66,12 @@ impl Store {
         let own = text(&object, "/metadata/namespace");
         if kind.namespaced && !own.is_empty() && own != namespace {
             return Err(Refusal::bad_request("the namespaces of object and request differ"));
+        }
+        let pod = if plural == "podtemplates" { &object["template"] } else { &object };
+        let imageless = |it: &&Value| text(it, "/image").is_empty();
+        if let Some(container) = list(pod, "/spec/containers").iter().find(imageless) {
+            let name = text(container, "/name");
+            return Err(Refusal::invalid(format!("image of container {name:?}: Required value")));
         }
         let prefix = text(&object, "/metadata/generateName").to_owned();
         if name(&object).is_empty() {
@@ -86,7 +107,7 @@ impl Store {
             }
             _ => {}
         }
-        Ok(self.commit(key, Some(object)))
+        Ok((key, object))
     }
 
     /// Replaces an object, or its status.
