@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{Binding, Counts, Totals};
+use crate::broker::{Binding, Totals};
 use crate::decide::source;
 use crate::names::Names;
 use crate::observation::{Archive, Observation, Owner};
@@ -207,9 +207,15 @@ impl Commit {
         source(plan, seen).is_none().then_some(Self { at: now })
     }
 
-    /// The commit, if the target has read its order.
-    pub(crate) fn read(order: Option<Counts>, now: Time) -> Option<Self> {
-        order.is_some_and(|counts| counts.ready == 0).then_some(Self { at: now })
+    /// The commit, if the target has obeyed its order: it consumes `Q`, or has ended and its order
+    /// has not come back. An order that only was delivered may be in the hands of a process whose
+    /// node has lost power, until the broker misses its heartbeats.
+    pub(crate) fn obeyed(plan: &Plan, seen: &Observation, now: Time) -> Option<Self> {
+        let broker = seen.broker.as_ref()?;
+        let order = broker.target_control.filter(|order| order.ready == 0)?;
+        let back = broker.primary.is_some_and(|counts| counts.consumers >= plan.consumers);
+        let ended = seen.target.as_ref().is_none_or(|target| target.ended);
+        (back || ended && order.consumers == 0).then_some(Self { at: now })
     }
 
     /// The commit, if the source's process is gone and nobody will take its place.

@@ -284,7 +284,7 @@ pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
 pub(crate) fn interest(plan: &Plan, step: SwitchStep) -> Interest {
     let replay = plan.mode != ReplayMode::Park;
     match step {
-        SwitchStep::Hand => Interest { target_control: true, ..Interest::default() },
+        SwitchStep::Hand => Interest { primary: true, target_control: true, ..Interest::default() },
         SwitchStep::Open(_) | SwitchStep::Overlap(_) | SwitchStep::Replace(_) => {
             Interest { primary: true, s1: replay, connected: replay, ..Interest::default() }
         }
@@ -321,13 +321,10 @@ pub(crate) fn finalize(
     }
     let ready = seen.target.as_ref().is_some_and(|target| target.ready);
     match step {
-        SwitchStep::Hand => {
-            let order = seen.broker.as_ref().and_then(|broker| broker.target_control);
-            match Commit::read(order, now) {
-                Some(commit) => facts.finalizing(SwitchStep::Open(Some(commit))),
-                None => Next::Wait(POLL, format!("target pod {} to obey", plan.target_pod)),
-            }
-        }
+        SwitchStep::Hand => match Commit::obeyed(plan, seen, now) {
+            Some(commit) => facts.finalizing(SwitchStep::Open(Some(commit))),
+            None => Next::Wait(POLL, format!("target pod {} to obey", plan.target_pod)),
+        },
         // A crash after the commit is the workload's own: its owner makes a fresh pod.
         SwitchStep::Open(Some(commit)) | SwitchStep::Overlap(Some(commit)) if ended(seen) => {
             facts.finalizing(SwitchStep::Replace(Some(commit)))

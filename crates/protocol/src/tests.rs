@@ -184,7 +184,10 @@ fn everything(phase: &Phase) -> Observation {
         }
         Phase::Restoring { .. }
         | Phase::Replaying { .. }
-        | Phase::Finalizing { step: SwitchStep::Open(_) | SwitchStep::Overlap(_), .. } => {
+        | Phase::Finalizing {
+            step: SwitchStep::Hand | SwitchStep::Open(_) | SwitchStep::Overlap(_),
+            ..
+        } => {
             broker.primary = consumed;
             seen.target = Some(ours);
         }

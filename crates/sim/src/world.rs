@@ -359,6 +359,8 @@ impl World {
             Event::IntruderLeaves(connection) | Event::Noticed(connection) => {
                 self.broker.close(connection);
                 self.wake_all();
+                // What it held of a control queue returns as well.
+                self.all_look();
             }
             Event::AlarmEnds => self.alarm_ends(),
             Event::QueuesSee => self.blind_queues(false),

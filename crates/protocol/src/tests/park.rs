@@ -120,15 +120,25 @@ fn a_copy_that_died_before_it_read_its_order_is_given_up() {
         .iter()
         .find(|s| matches!(s.phase, Phase::Finalizing { step: SwitchStep::Hand, .. }))
         .expect("reached");
-    let ask = |ready: u64| {
+    let ask = |ready: u64, readers: u32, back: u32, there: bool| {
         let mut seen = obliging_in_park(&handing.phase);
-        seen.target = None;
+        seen.target = seen.target.filter(|_| there);
         let broker = seen.broker.as_mut().expect("there");
-        broker.target_control = Some(Counts { ready, consumers: 0 });
+        broker.target_control = Some(Counts { ready, consumers: readers });
+        broker.primary = Some(Counts { ready: 7, consumers: back });
         decide(&spec(), &Settings::default(), handing, &seen, handing.since).state.phase
     };
-    assert!(matches!(ask(1), Phase::Unwinding { reached: Reached::Parked, .. }));
-    assert!(matches!(ask(0), Phase::Finalizing { step: SwitchStep::Open(Some(_)), .. }));
+    let committed =
+        |phase: Phase| matches!(phase, Phase::Finalizing { step: SwitchStep::Open(Some(_)), .. });
+    assert!(matches!(ask(1, 0, 0, false), Phase::Unwinding { reached: Reached::Parked, .. }));
+    assert!(committed(ask(0, 0, 0, false)), "it has obeyed and died");
+    assert!(committed(ask(0, 1, 1, true)), "it has obeyed");
+    // Delivered, maybe to a process whose node has lost power.
+    for unproved in
+        [ask(0, 1, 0, true), ask(0, 1, 0, false), ask(0, 0, 0, true), ask(1, 1, 1, true)]
+    {
+        assert_eq!(unproved, handing.phase);
+    }
 }
 
 #[test]
