@@ -10,7 +10,7 @@ use crate::broker::Binding;
 use crate::decide::{Next, source};
 use crate::effect::Effect;
 use crate::facts::Hop;
-use crate::handoff::bind_queue;
+use crate::handoff::{bind_queue, unbind_queue};
 use crate::observation::{Observation, Pod};
 use crate::phase::{
     Attempt, Base, Commit, CutStep, Failure, Phase, Plan, Reached, RestoreStep, SwitchStep, Undo,
@@ -110,9 +110,12 @@ pub(crate) fn vacated(place: &Place, seen: &Observation) -> Next {
     place.to(RestoreStep::Prepare(Attempt { commit: None, failed: 0 }))
 }
 
-/// The queue on which the pod lived that has made room: nobody will ever want it.
+/// The queue on which the pod lived that has made room: nobody will ever want what comes to it. It
+/// is removed in the end, long after it was fed: a publisher whose message is routed to a quorum queue
+/// that is being deleted loses its connection *[measured]*.
 pub(crate) fn left_queue(plan: &Plan) -> Option<Effect> {
-    plan.base().map(|base| delete_queue(&base.plan.names.s2))
+    let names = plan.base().map(|base| &base.plan.names)?;
+    Some(unbind_queue(&names.s2, Binding::plain(&names.both)))
 }
 
 /// Nobody takes the place of a second hop's source: once it is gone, or its process is, the copy

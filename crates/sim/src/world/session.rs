@@ -17,7 +17,7 @@ use shadow_protocol::time::Time;
 
 use super::effects::Outcome;
 use super::operator::trouble;
-use super::{Event, QUEUE, SOURCE, World};
+use super::{EXCHANGE, Event, QUEUE, SOURCE, World};
 use crate::application::Process;
 use crate::message::Message;
 
@@ -133,6 +133,11 @@ impl World {
 
     fn change(&mut self, client: ConnectionId, change: &Topology) -> Result<(), Trouble> {
         let refused = |why: String| trouble(&why, false);
+        if let Topology::DeleteQueue { name } = change
+            && self.fed(&Destination::Queue(name.as_str().into()))
+        {
+            self.violations.push(format!("{name} is deleted while it is fed"));
+        }
         match change {
             Topology::Move { from, to } => self.move_messages(client, from, to)?,
             change => topology::change(&mut self.broker, client, change)
@@ -140,6 +145,14 @@ impl World {
         }
         self.wake_all();
         Ok(())
+    }
+
+    /// Whether what the application's publishers send may come to `place`.
+    fn fed(&self, place: &Destination) -> bool {
+        self.broker.bindings(place).iter().any(|binding| {
+            let source = binding.source.as_str();
+            source == EXCHANGE || self.fed(&Destination::Exchange(source.into()))
+        })
     }
 
     fn move_messages(&mut self, client: ConnectionId, from: &str, to: &str) -> Result<(), Trouble> {
