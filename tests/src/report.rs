@@ -65,6 +65,10 @@ pub struct Messages {
     pub reordered: u64,
     /// Delivered more than once.
     pub redelivered: u64,
+    /// Refused by the broker, or without an answer when a publisher's connection broke: sent again.
+    pub republished: u64,
+    /// Taken by the broker for nobody.
+    pub returned: u64,
     /// Oldest message when it was applied.
     pub max_age_ms: u64,
     /// 99th percentile of the age.
@@ -90,6 +94,8 @@ pub fn messages(producer: &Value, ledger: &Value) -> Messages {
             number(sent, "/highest_confirmed").saturating_sub(number(got, "/highest"));
         messages.lost += number(got, "/gaps") + missing_above;
     }
+    messages.republished = number(producer, "/totals/republished");
+    messages.returned = number(producer, "/totals/returned");
     let totals = &ledger["totals"];
     messages.applied = number(totals, "/applied");
     messages.duplicated = number(totals, "/duplicated");
@@ -107,6 +113,7 @@ impl Report {
             && m.lost == 0
             && m.duplicated == 0
             && m.reordered == 0
+            && m.republished + m.returned == 0
             && probed
             && self.state_continued
     }
@@ -130,6 +137,13 @@ impl Report {
             "               {} lost, {} duplicated, {} reordered ({} redelivered)",
             m.lost, m.duplicated, m.reordered, m.redelivered
         );
+        if m.republished + m.returned > 0 {
+            let _ = writeln!(
+                text,
+                "publishers     {} sent again, {} returned",
+                m.republished, m.returned
+            );
+        }
         let _ = writeln!(
             text,
             "age            {} ms at most, {} ms for 99 %",

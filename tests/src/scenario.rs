@@ -1,10 +1,14 @@
 //! A whole run: move the consumer under load, then let the ledger decide.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use k8s_openapi::api::core::v1::Pod;
+use anyhow::{Context, bail, ensure};
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
+use k8s_openapi::api::core::v1::{Pod, PodTemplate};
 use kube::ResourceExt;
 use kube::api::ListParams;
 use serde_json::{Value, json};
@@ -24,7 +28,8 @@ pub struct Move {
     /// Node before and after.
     pub nodes: (String, String),
     boot_id: String,
-    pause_ms: u64,
+    /// Longest time in milliseconds in which messages waited and no copy applied one.
+    pub pause_ms: u64,
     ages: (u64, u64),
 }
 
@@ -60,52 +65,144 @@ pub fn other_node(cluster: &Cluster, pod: &Pod) -> anyhow::Result<(String, Strin
 pub async fn move_consumer(
     cluster: &Cluster,
     mode: Option<&str>,
-    mut show: impl FnMut(&StatefulMigration),
+    show: impl FnMut(&StatefulMigration),
 ) -> anyhow::Result<Move> {
     let source = cluster.pod_of("consumer").await?;
-    let nodes = other_node(cluster, &source)?;
-    let source_url = Cluster::url(&source)?;
+    let asked = mode.map_or_else(|| json!({}), |mode| json!({ "replayMode": mode }));
+    move_pod(cluster, &source, &asked, show).await
+}
+
+/// Moves `source` with these fields of the migration's spec.
+pub async fn move_pod(
+    cluster: &Cluster,
+    source: &Pod,
+    asked: &Value,
+    mut show: impl FnMut(&StatefulMigration),
+) -> anyhow::Result<Move> {
+    let nodes = other_node(cluster, source)?;
+    let source_url = Cluster::url(source)?;
     http::post(&format!("{source_url}/window")).await?;
     let before = http::get(&format!("{source_url}/ledger")).await?;
     let name = fresh_name();
     let mut manifest = migrate::manifest(&name, &source.name_any(), &nodes.1);
-    if let Some(mode) = mode {
-        manifest["spec"]["replayMode"] = mode.into();
+    for (field, value) in asked.as_object().into_iter().flatten() {
+        manifest["spec"][field] = value.clone();
     }
+    manifest["spec"]["messageQueueConfig"]["queueName"] = before["queue"].clone();
     migrate::create(cluster, manifest).await?;
-    let mut pause_ms = 0;
-    let mut ages = (0, 0);
-    let mut switched = false;
-    let object = migrate::follow(cluster, &name, PATIENCE, async |object| {
+    let mut watched = Watched { serving: Some(source_url.clone()), ..Watched::default() };
+    let source = Source::default();
+    let follow = migrate::follow(cluster, &name, PATIENCE, async |object| {
         show(object);
-        // The source's clock of waiting messages: read until it is about to go.
-        if !switched {
-            let ledger = http::get(&format!("{source_url}/ledger")).await?;
-            pause_ms = pause_ms.max(number(&ledger, "/window/pause_ms"));
-        }
-        if phase(object) == "Finalizing" && !switched {
-            switched = true;
-            // Until now the source applied whatever waited; from now on the target's own pause
-            // counts. What it caught up with stays in the ages.
-            ages = target_window(cluster, object).await.unwrap_or_default();
-        }
-        Ok(())
-    })
-    .await?;
+        watched.look(cluster, object, &source).await
+    });
+    let object = tokio::select! {
+        object = follow => object?,
+        never = source.listen(&source_url) => never,
+    };
+    let Watched { pause_ms, ages, .. } = watched;
     Ok(Move { object, nodes, boot_id: text(&before, "boot_id"), pause_ms, ages })
 }
 
-/// Ages seen by the target so far; its window begins anew.
+/// What the copies' own clocks say while a pod moves.
+#[derive(Default)]
+struct Watched {
+    /// Whose clock of waiting messages counts; absent while a source is making room.
+    serving: Option<String>,
+    last_phase: String,
+    switched: bool,
+    pause_ms: u64,
+    ages: (u64, u64),
+}
+
+impl Watched {
+    async fn look(
+        &mut self,
+        cluster: &Cluster,
+        object: &StatefulMigration,
+        source: &Source,
+    ) -> anyhow::Result<()> {
+        let entered = std::mem::replace(&mut self.last_phase, phase(object).to_owned());
+        let strategy = object.status.as_ref().and_then(|status| status.strategy.as_deref());
+        let makes_room = strategy == Some("Sequential");
+        let handoff = object.status.as_ref().and_then(|status| status.handoff.as_ref());
+        let parked = handoff.and_then(|handoff| handoff.mode.as_deref()) == Some("Park");
+        match phase(object) {
+            "Restoring" | "Replaying" if makes_room => {
+                self.serving = None;
+                source.going.store(true, Ordering::Relaxed);
+            }
+            // Until now the source applied whatever waited; from now on the target's own pause
+            // counts. What it caught up with stays in the ages. A parked source applied nothing.
+            "Finalizing" if entered != "Finalizing" => {
+                if let Ok((url, window)) = target_window(cluster, object, !parked).await {
+                    let ages = [number(&window, "/max_age_ms"), number(&window, "/p99_age_ms")];
+                    self.ages = (self.ages.0.max(ages[0]), self.ages.1.max(ages[1]));
+                    let resumed = number(&window, "/longest_gap_began_unix_ms")
+                        + number(&window, "/longest_gap_ms");
+                    if makes_room {
+                        let heard = source.heard.load(Ordering::Relaxed);
+                        self.pause_ms = self.pause_ms.max(resumed.saturating_sub(heard));
+                    }
+                    self.serving = Some(url);
+                }
+                self.switched = true;
+            }
+            _ => {}
+        }
+        let Some(url) = &self.serving else { return Ok(()) };
+        match http::get(&format!("{url}/ledger")).await {
+            Ok(ledger) => {
+                self.pause_ms = self.pause_ms.max(number(&ledger, "/window/pause_ms"));
+                Ok(())
+            }
+            // A target that does not live up to it is the migration's business.
+            Err(_) if self.switched => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A source that makes room before its copy comes.
+#[derive(Default)]
+struct Source {
+    going: AtomicBool,
+    /// When it last answered, in Unix milliseconds.
+    heard: AtomicU64,
+}
+
+impl Source {
+    /// Asks a source that is going how it is.
+    async fn listen(&self, url: &str) -> ! {
+        let often = Duration::from_millis(20);
+        let url = format!("{url}/ledger");
+        loop {
+            tokio::time::sleep(often).await;
+            if !self.going.load(Ordering::Relaxed) {
+                continue;
+            }
+            if matches!(tokio::time::timeout(often * 5, http::get(&url)).await, Ok(Ok(_))) {
+                let now = jiff::Timestamp::now().as_millisecond();
+                self.heard.store(now.unsigned_abs(), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// The target, and its window so far, which begins `anew` or not.
 async fn target_window(
     cluster: &Cluster,
     object: &StatefulMigration,
-) -> anyhow::Result<(u64, u64)> {
+    anew: bool,
+) -> anyhow::Result<(String, Value)> {
     let status = object.status.as_ref().context("no status")?;
     let name = status.target_pod.as_deref().context("no target pod")?;
     let url = Cluster::url(&cluster.pods().get(name).await?)?;
     let ledger = http::get(&format!("{url}/ledger")).await?;
-    http::post(&format!("{url}/window")).await?;
-    Ok((number(&ledger, "/window/max_age_ms"), number(&ledger, "/window/p99_age_ms")))
+    if anew {
+        http::post(&format!("{url}/window")).await?;
+    }
+    Ok((url, ledger["window"].clone()))
 }
 
 fn text(document: &Value, key: &str) -> String {
@@ -116,7 +213,8 @@ fn text(document: &Value, key: &str) -> String {
 pub async fn settle(cluster: &Cluster, moved: &Move) -> anyhow::Result<Report> {
     let probe = probe(cluster).await?;
     let producer = stop_producer(cluster).await?;
-    let consumer = cluster.pod_of("consumer").await?;
+    let name = moved.object.status.as_ref().and_then(|status| status.target_pod.as_deref());
+    let consumer = cluster.pods().get(name.context("a target pod")?).await?;
     let ledger = final_ledger(&Cluster::url(&consumer)?, &producer).await?;
     let status = moved.object.status.clone().unwrap_or_default();
     let mut messages = report::messages(&producer, &ledger);
@@ -143,7 +241,8 @@ pub async fn settle(cluster: &Cluster, moved: &Move) -> anyhow::Result<Report> {
     })
 }
 
-async fn probe(cluster: &Cluster) -> anyhow::Result<Option<Probe>> {
+/// What the probe through the Service has seen, if there is one.
+pub async fn probe(cluster: &Cluster) -> anyhow::Result<Option<Probe>> {
     let Ok(pod) = cluster.pod_of("probe").await else { return Ok(None) };
     let stats = http::get(&format!("{}/stats", Cluster::url(&pod)?)).await?;
     let errors = stats["first_errors"].as_array().cloned().unwrap_or_default();
@@ -211,6 +310,39 @@ async fn versions(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, String>>
     ]))
 }
 
+/// What is still left after a while: the session closes, and with it the lock goes, just after the
+/// end is reported.
+pub async fn left_in_the_end(cluster: &Cluster) -> Vec<String> {
+    let mut left = Vec::new();
+    let clean = wait_for("nothing to be left", Duration::from_secs(10), async || {
+        left = leftovers(cluster).await?;
+        Ok(left.is_empty().then_some(()))
+    });
+    let clean = clean.await;
+    if clean.is_err() && left.is_empty() {
+        left.push(format!("{clean:?}"));
+    }
+    left
+}
+
+/// Fails if another pod than `moved` is not what it was `before`: the same one, never restarted since.
+pub async fn others_untouched(
+    cluster: &Cluster,
+    before: &[Pod],
+    moved: &str,
+) -> anyhow::Result<()> {
+    let restarts = |pod: &Pod| {
+        let statuses = pod.status.as_ref().and_then(|it| it.container_statuses.as_ref());
+        statuses.into_iter().flatten().map(|it| it.restart_count).sum::<i32>()
+    };
+    for pod in before.iter().filter(|pod| pod.name_any() != moved) {
+        let now = cluster.pods().get(&pod.name_any()).await?;
+        let same = now.uid() == pod.uid() && restarts(&now) == restarts(pod);
+        ensure!(same, "pod {} was touched", pod.name_any());
+    }
+    Ok(())
+}
+
 /// What a migration should have removed and did not: pods, Jobs, broker objects.
 pub async fn leftovers(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     let mut left = Vec::new();
@@ -234,6 +366,7 @@ pub async fn leftovers(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
         }
     }
     left.extend(live.into_iter().filter(|name| name.starts_with("ms2m-")));
+    left.extend(kept(cluster).await?);
     let jobs: kube::Api<k8s_openapi::api::batch::v1::Job> =
         kube::Api::namespaced(cluster.client.clone(), "default");
     left.extend(jobs.list(&ListParams::default()).await?.iter().map(ResourceExt::name_any));
@@ -243,6 +376,22 @@ pub async fn leftovers(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
         let ours = ours.lines().filter(|name| name.starts_with("checkpoint-consumer-"));
         left.extend(ours.map(|name| format!("{node}:{name}")));
     }
+    Ok(left)
+}
+
+/// Names that admission keeps, what was written down for that, and pods that are not let go.
+async fn kept(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+    let all = ListParams::default();
+    let client = cluster.client.clone();
+    let policies: kube::Api<ValidatingAdmissionPolicy> = kube::Api::all(client.clone());
+    let bindings: kube::Api<ValidatingAdmissionPolicyBinding> = kube::Api::all(client.clone());
+    let templates: kube::Api<PodTemplate> = kube::Api::default_namespaced(client);
+    let mut left: Vec<String> = Vec::new();
+    left.extend(policies.list(&all).await?.iter().map(ResourceExt::name_any));
+    left.extend(bindings.list(&all).await?.iter().map(ResourceExt::name_any));
+    left.extend(templates.list(&all).await?.iter().map(ResourceExt::name_any));
+    let pods = cluster.pods().list(&all).await?;
+    left.extend(pods.iter().filter(|pod| !pod.finalizers().is_empty()).map(ResourceExt::name_any));
     Ok(left)
 }
 

@@ -36,6 +36,12 @@ pub struct Workload {
     pub consumer: Language,
     /// A bare pod `consumer-0` in place of the Deployment.
     pub bare: bool,
+    /// A StatefulSet in place of the Deployment.
+    pub stateful_set: bool,
+    /// Replicas; with more than one, each has a queue of its own.
+    pub replicas: u32,
+    /// The exchange's type: `fanout`, `direct`, `topic` or `headers`.
+    pub exchange_type: &'static str,
     /// Declare and bind the queue on every connect.
     pub rebind: bool,
     /// Go back to the queue it was told to consume after a lost connection, and say so.
@@ -63,6 +69,9 @@ impl Default for Workload {
             publishers: 4,
             consumer: Language::Python,
             bare: false,
+            stateful_set: false,
+            replicas: 1,
+            exchange_type: "fanout",
             rebind: false,
             remember: false,
             ballast_mb: 0,
@@ -79,6 +88,7 @@ impl Default for Workload {
 impl Workload {
     fn consumer_manifest(&self) -> &'static str {
         match (self.bare, self.consumer) {
+            _ if self.stateful_set => "eval/workloads/consumer-statefulset.yaml",
             (true, _) => "eval/workloads/consumer-pod.yaml",
             (false, Language::Python) => "eval/workloads/consumer-deployment.yaml",
             (false, Language::Rust) => "eval/workloads/consumer-deployment-rust.yaml",
@@ -100,9 +110,15 @@ impl Workload {
         }
         cluster.apply(self.consumer_manifest(), |object| self.edit_consumer(object)).await?;
         wait_for("the consumer to be ready", Duration::from_mins(2), async || {
-            let pod = cluster.pod_of("consumer").await?;
-            let ledger = http::get(&format!("{}/ledger", Cluster::url(&pod)?)).await?;
-            Ok((is_ready(&pod) && ledger["queue"].is_string()).then_some(()))
+            let label = ListParams::default().labels("app=consumer");
+            let pods = cluster.pods().list(&label).await?.items;
+            for pod in &pods {
+                let ledger = http::get(&format!("{}/ledger", Cluster::url(pod)?)).await?;
+                if !is_ready(pod) || !ledger["queue"].is_string() {
+                    return Ok(None);
+                }
+            }
+            Ok((pods.len() == self.replicas as usize).then_some(()))
         })
         .await?;
         cluster
@@ -110,6 +126,7 @@ impl Workload {
                 edit(object, |container| {
                     set_env(container, "RATE", &self.rate.to_string());
                     set_env(container, "PUBLISHERS", &self.publishers.to_string());
+                    self.set_exchange(container);
                 });
             })
             .await?;
@@ -133,7 +150,14 @@ impl Workload {
             let pod = if self.bare { &mut *object } else { &mut object["spec"]["template"] };
             pod["metadata"]["annotations"][REMEMBERS] = json!("true");
         }
+        if !self.bare {
+            object["spec"]["replicas"] = json!(self.replicas);
+        }
         edit(object, |container| {
+            if self.replicas > 1 {
+                set_env(container, "QUEUE", "app.events.$(POD_NAME)");
+            }
+            self.set_exchange(container);
             set_env(container, "REBIND", if self.rebind { "1" } else { "0" });
             set_env(container, "REMEMBER", if self.remember { "1" } else { "0" });
             set_env(container, "BALLAST_MB", &self.ballast_mb.to_string());
@@ -149,12 +173,33 @@ impl Workload {
         });
     }
 
+    /// The exchange that feeds the queues.
+    pub fn exchange(&self) -> String {
+        format!("app.{}", self.exchange_type)
+    }
+
+    /// What the publishers write, and the queues are bound with.
+    pub fn routing_key(&self) -> &'static str {
+        match self.exchange_type {
+            "direct" => "orders",
+            "topic" => "orders.eu.new",
+            _ => "",
+        }
+    }
+
+    fn set_exchange(&self, container: &mut Value) {
+        set_env(container, "EXCHANGE", &self.exchange());
+        set_env(container, "EXCHANGE_TYPE", self.exchange_type);
+        set_env(container, "ROUTING_KEY", self.routing_key());
+    }
+
     /// Removes everything that [`Workload::deploy`] made, the queues included.
     pub async fn remove(cluster: &Cluster) -> anyhow::Result<()> {
         for file in [
             "producer.yaml",
             "probe.yaml",
             "consumer-deployment.yaml",
+            "consumer-statefulset.yaml",
             "consumer-pod.yaml",
             "service.yaml",
             "secret.yaml",

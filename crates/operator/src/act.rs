@@ -18,6 +18,7 @@ use shadow_protocol::time::Time;
 
 use crate::cluster::Cluster;
 use crate::observe::{broker_trouble, chain};
+use crate::prepull::Wanted;
 use crate::settings::Options;
 use crate::target_pod::{TargetPlan, labels_at_switch, labels_for_services, target_pod};
 use crate::transfer_job::{JobPlan, transfer_job};
@@ -58,7 +59,7 @@ pub struct Hands<'a> {
     pub since: Time,
 }
 
-fn kube_trouble(attempted: &str, object: &str, error: &kube::Error) -> Trouble {
+pub(crate) fn kube_trouble(attempted: &str, object: &str, error: &kube::Error) -> Trouble {
     let permanent = matches!(error, kube::Error::Api(s) if matches!(s.code, 400 | 403 | 422));
     Trouble {
         reason: if permanent { "ApiRefused" } else { "ApiUnavailable" }.to_owned(),
@@ -67,7 +68,7 @@ fn kube_trouble(attempted: &str, object: &str, error: &kube::Error) -> Trouble {
     }
 }
 
-fn not_found(error: &kube::Error) -> bool {
+pub(crate) fn not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
@@ -76,7 +77,7 @@ fn conflict(error: &kube::Error) -> bool {
 }
 
 /// A create can end in a conflict of another kind, as over a quota: then there is nothing yet.
-fn exists(error: &kube::Error) -> bool {
+pub(crate) fn exists(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.reason == "AlreadyExists")
 }
 
@@ -111,6 +112,7 @@ impl Hands<'_> {
             }
             Effect::Checkpoint => self.checkpoint().await,
             Effect::PrePull => self.pre_pull().await,
+            Effect::PullCheckpoint => self.pull_checkpoint().await,
             Effect::DeletePrePull => self.delete_pre_pull().await,
             Effect::CreateJob => self.create_job().await,
             Effect::DeleteJob => self.delete_job().await,
@@ -126,11 +128,9 @@ impl Hands<'_> {
             Effect::MakeRoom => {
                 self.delete_source(self.plan()?.origin(), Some(SHORTEST_GRACE)).await
             }
-            Effect::Admit { .. } => Err(Trouble {
-                reason: "NoAdmission".to_owned(),
-                message: "the operator runs without its admission".to_owned(),
-                permanent: true,
-            }),
+            Effect::Hold => self.hold().await,
+            Effect::Release => self.release().await,
+            Effect::Admit { node } => self.admit(node).await,
             Effect::Retire => self.retire().await,
             Effect::CloseBroker => {
                 if let Some(session) = self.session {
@@ -179,7 +179,7 @@ impl Hands<'_> {
         self.migration.namespace().unwrap_or_default()
     }
 
-    fn pods(&self) -> Api<Pod> {
+    pub(crate) fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.cluster.client.clone(), &self.namespace())
     }
 
@@ -187,7 +187,7 @@ impl Hands<'_> {
         Api::namespaced(self.cluster.client.clone(), &self.namespace())
     }
 
-    fn plan(&self) -> Result<&Plan, Trouble> {
+    pub(crate) fn plan(&self) -> Result<&Plan, Trouble> {
         self.phase.plan().ok_or_else(|| Trouble {
             reason: "NoPlan".to_owned(),
             message: "the migration has no plan in this phase".to_owned(),
@@ -221,22 +221,36 @@ impl Hands<'_> {
 
     async fn pre_pull(&self) -> Result<Outcome, Trouble> {
         let plan = self.plan()?;
-        let name = prepull::pod_name(self.migration);
+        self.pull(Wanted::Base, &plan.base_image).await
+    }
+
+    async fn pull_checkpoint(&self) -> Result<Outcome, Trouble> {
+        self.pull(Wanted::Checkpoint, &self.image()?.reference).await
+    }
+
+    async fn pull(&self, wanted: Wanted, image: &str) -> Result<Outcome, Trouble> {
+        let plan = self.plan()?;
+        let name = prepull::pod_name(self.migration, wanted);
         if self.cluster.pod(&self.namespace(), &name).is_some() {
             return Ok(Outcome::Done);
         }
         let source = self.cluster.pod(&self.namespace(), &plan.source_pod);
         let source = source.map(|pod| (*pod).clone()).unwrap_or_default();
-        let pod = prepull::pod(self.migration, &source, &plan.base_image, &plan.target_node);
+        let pod = prepull::pod(self.migration, wanted, &source, image, &plan.target_node);
         created(self.pods().create(&PostParams::default(), &pod).await, "create pod", &name)
     }
 
     async fn delete_pre_pull(&self) -> Result<Outcome, Trouble> {
-        let name = prepull::pod_name(self.migration);
-        match self.pods().delete(&name, &DeleteParams::default().grace_period(0)).await {
-            Err(error) if !not_found(&error) => Err(kube_trouble("delete pod", &name, &error)),
-            _ => Ok(Outcome::Done),
+        for wanted in [Wanted::Base, Wanted::Checkpoint] {
+            let name = prepull::pod_name(self.migration, wanted);
+            match self.pods().delete(&name, &DeleteParams::default().grace_period(0)).await {
+                Err(error) if !not_found(&error) => {
+                    return Err(kube_trouble("delete pod", &name, &error));
+                }
+                _ => {}
+            }
         }
+        Ok(Outcome::Done)
     }
 
     async fn create_job(&self) -> Result<Outcome, Trouble> {
@@ -290,13 +304,17 @@ impl Hands<'_> {
         }
     }
 
-    async fn create_target(&self) -> Result<Outcome, Trouble> {
-        let plan = self.plan()?;
-        let image: &Image = self.phase.image().ok_or_else(|| Trouble {
+    pub(crate) fn image(&self) -> Result<&Image, Trouble> {
+        self.phase.image().ok_or_else(|| Trouble {
             reason: "NoImage".to_owned(),
             message: "no checkpoint image to restore".to_owned(),
             permanent: true,
-        })?;
+        })
+    }
+
+    async fn create_target(&self) -> Result<Outcome, Trouble> {
+        let plan = self.plan()?;
+        let image = self.image()?;
         if let Some(found) = self.cluster.pod(&self.namespace(), &plan.target_pod)
             && found.labels().get(shadow_api::LABEL_MIGRATION) == Some(&self.migration.name_any())
         {
@@ -343,7 +361,7 @@ impl Hands<'_> {
             Err(error) if !not_found(&error) => {
                 Err(kube_trouble("delete target pod", name, &error))
             }
-            _ => Ok(Outcome::Done),
+            _ => self.let_go(name).await,
         }
     }
 
@@ -411,7 +429,8 @@ impl Hands<'_> {
             shadow_api::LABEL_ROLE: shadow_api::names::ROLE_MOVED,
         }}}));
         let done = self.pods().patch(name, &PatchParams::default(), &patch).await;
-        patched(done, "label moved pod", name)
+        patched(done, "label moved pod", name)?;
+        self.let_go(name).await
     }
 
     async fn delete_source(&self, plan: &Plan, grace: Option<u32>) -> Result<Outcome, Trouble> {

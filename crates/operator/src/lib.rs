@@ -9,6 +9,7 @@
 //! ```
 
 mod act;
+mod admission;
 pub mod clock;
 pub mod cluster;
 mod decide;
@@ -75,11 +76,12 @@ pub struct Outside {
 /// Runs the operator until `stop` resolves.
 pub async fn run(
     outside: Outside,
-    options: Options,
+    mut options: Options,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let Outside { client, connector, registry } = outside;
     let ready = health::serve(options.health).await?;
+    options.protocol.admission = admission::served(&client).await;
     let cluster = Cluster::watch(client.clone()).await?;
     let reporter = Reporter { controller: "shadow-operator".to_owned(), instance: None };
     let recorder = Recorder::new(client.clone(), reporter);

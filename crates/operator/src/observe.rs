@@ -106,6 +106,10 @@ fn owner(cluster: &Cluster, pod: &core::Pod) -> Owner {
         return Owner::Bare;
     };
     let other = || Owner::Other { kind: owner.kind.clone(), name: owner.name.clone() };
+    // Others have kinds of the same names.
+    if !owner.api_version.starts_with("apps/") {
+        return other();
+    }
     match owner.kind.as_str() {
         "StatefulSet" => Owner::StatefulSet(owner.name.clone()),
         "ReplicaSet" => {

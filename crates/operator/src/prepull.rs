@@ -1,31 +1,54 @@
-//! The workload's own image on the target node: CRI-O restores a checkpoint on top of it and does
-//! not pull it by itself.
+//! Images on the target node before they are needed: the workload's own, on top of which CRI-O
+//! restores a checkpoint and which it does not pull by itself, and the checkpoint, where a pod makes
+//! room for its copy and nobody serves while it is pulled.
 //!
-//! A pod of that image with a command that isn't there makes the kubelet pull the image with the
-//! source's own credentials and starts nothing.
+//! A pod makes the kubelet pull them with the source's own credentials, and starts nothing: the
+//! workload's own image has no such command; and to create a container of the checkpoint would be to
+//! restore it, so the kubelet, which pulls first, can't work out the container's mounts.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, Pod, PodSpec, ResourceRequirements, SeccompProfile, SecurityContext,
+    Capabilities, Container, EmptyDirVolumeSource, Pod, PodSpec, ResourceRequirements,
+    SeccompProfile, SecurityContext, Volume, VolumeMount,
 };
 use kube::{Resource, ResourceExt};
 use shadow_api::StatefulMigration;
 use shadow_protocol::observation::PrePull;
 
+/// Which image is pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The workload's own.
+    Base,
+    /// The checkpoint.
+    Checkpoint,
+}
+
 /// Name of the pod: derived, so that a crashed operator finds it again.
-pub fn pod_name(migration: &StatefulMigration) -> String {
+pub fn pod_name(migration: &StatefulMigration, wanted: Wanted) -> String {
     let uid = migration.uid().unwrap_or_default();
     let id: String = uid.chars().filter(char::is_ascii_alphanumeric).take(10).collect();
-    format!("ms2m-prepull-{id}")
+    match wanted {
+        Wanted::Base => format!("ms2m-prepull-{id}"),
+        Wanted::Checkpoint => format!("ms2m-pull-{id}"),
+    }
 }
 
 /// The pod that has `image` pulled on `node`.
-pub fn pod(migration: &StatefulMigration, source: &Pod, image: &str, node: &str) -> Pod {
+pub fn pod(
+    migration: &StatefulMigration,
+    wanted: Wanted,
+    source: &Pod,
+    image: &str,
+    node: &str,
+) -> Pod {
     let from = source.spec.clone().unwrap_or_default();
+    let never = (wanted == Wanted::Checkpoint).then(never_created);
+    let (volume, mount) = never.unzip();
     Pod {
         metadata: kube::core::ObjectMeta {
-            name: Some(pod_name(migration)),
+            name: Some(pod_name(migration, wanted)),
             namespace: migration.namespace(),
             labels: Some(BTreeMap::from([
                 (shadow_api::LABEL_MIGRATION.to_owned(), migration.name_any()),
@@ -50,12 +73,28 @@ pub fn pod(migration: &StatefulMigration, source: &Pod, image: &str, node: &str)
                 command: Some(vec!["/ms2m-pull-only".to_owned()]),
                 security_context: Some(nothing_allowed()),
                 resources: Some(ResourceRequirements::default()),
+                volume_mounts: mount.map(|mount| vec![mount]),
                 ..Container::default()
             }],
+            volumes: volume.map(|volume| vec![volume]),
             ..PodSpec::default()
         }),
         status: None,
     }
+}
+
+/// A mount that names a variable which no container has: `CreateContainerConfigError`, always.
+fn never_created() -> (Volume, VolumeMount) {
+    let name = "never".to_owned();
+    let mount = VolumeMount {
+        name: name.clone(),
+        mount_path: "/never".to_owned(),
+        sub_path_expr: Some("$(MS2M_PULL_ONLY)".to_owned()),
+        ..VolumeMount::default()
+    };
+    let volume =
+        Volume { name, empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() };
+    (volume, mount)
 }
 
 fn nothing_allowed() -> SecurityContext {
@@ -87,7 +126,10 @@ pub fn progress(pod: &Pod) -> PrePull {
     let waiting = state.waiting.unwrap_or_default();
     let message = waiting.message.unwrap_or_default();
     match waiting.reason.as_deref().unwrap_or_default() {
-        "CreateContainerError" | "RunContainerError" | "CrashLoopBackOff" => PrePull::Done,
+        "CreateContainerConfigError"
+        | "CreateContainerError"
+        | "RunContainerError"
+        | "CrashLoopBackOff" => PrePull::Done,
         "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" => PrePull::Failed(message),
         _ => PrePull::Running,
     }

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodReadinessGate, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodReadinessGate, PodSpec, PodTemplateSpec};
 use kube::ResourceExt;
 use kube::core::ObjectMeta;
 use shadow_api::names::{ROLE_MOVED, ROLE_TARGET};
@@ -21,6 +21,8 @@ use shadow_protocol::pending::target_name;
 pub const ANNOTATION_ORIGIN: &str = "migration.ms2m.io/origin";
 /// The restored container and its own image, with a blank between them.
 pub const ANNOTATION_BASE_IMAGE: &str = "migration.ms2m.io/base-image";
+/// Keeps a copy's object from going before the operator has seen what became of it.
+pub const FINALIZER_COPY: &str = "migration.ms2m.io/copy";
 /// UID of the ended pod that a fresh one takes the place of.
 pub const ANNOTATION_REPLACES: &str = "migration.ms2m.io/replaces";
 
@@ -106,6 +108,36 @@ pub fn target_pod(source: &Pod, plan: &TargetPlan) -> Pod {
         spec: Some(spec),
         status: None,
     }
+}
+
+/// The pod of `source`'s owner that takes its place under its name, without image and node yet: the
+/// owner's own from birth. Services find it, and its gate is closed until the handoff.
+pub fn copy(source: &Pod, plan: &TargetPlan) -> PodTemplateSpec {
+    let mut pod = target_pod(source, plan);
+    if let Some(spec) = &mut pod.spec {
+        // A StatefulSet's pod is found by it in the DNS.
+        spec.hostname = source.spec.as_ref().and_then(|spec| spec.hostname.clone());
+        spec.node_name = None;
+    }
+    let labels = pod.metadata.labels.get_or_insert_default();
+    for (key, value) in labels_at_switch(source) {
+        labels.entry(key).or_insert(value);
+    }
+    pod.metadata.owner_references.clone_from(&source.metadata.owner_references);
+    PodTemplateSpec { metadata: Some(pod.metadata), spec: pod.spec }
+}
+
+/// The pod of a [`copy`] on `node`, `container` restored from `image`.
+pub fn restored_copy(copy: PodTemplateSpec, container: &str, image: &str, node: &str) -> Pod {
+    let (mut metadata, mut spec) =
+        (copy.metadata.unwrap_or_default(), copy.spec.unwrap_or_default());
+    metadata.finalizers = Some(vec![FINALIZER_COPY.to_owned()]);
+    spec.node_name = Some(node.to_owned());
+    let restored = spec.containers.iter_mut().find(|it| it.name == container);
+    if let Some(restored) = restored {
+        restored.image = Some(image.to_owned());
+    }
+    Pod { metadata, spec: Some(spec), status: None }
 }
 
 /// Admission computes these and refuses a pod that brings other values along.

@@ -85,12 +85,17 @@ fn wanted(phase: &Phase) -> Interest {
             let replay = taken.cuts.is_some();
             Interest { job: true, s1: replay, connected: replay, ..Interest::default() }
         }
-        Phase::Restoring { plan, .. } if plan.mode == ReplayMode::Park => {
-            Interest { park: true, ..Interest::default() }
+        Phase::Restoring { plan, step, .. } if plan.mode == ReplayMode::Park => {
+            Interest { park: true, pulled: *step == RestoreStep::Pull, ..Interest::default() }
         }
-        Phase::Restoring { .. } | Phase::Replaying { .. } => {
-            Interest { primary: true, s1: true, s2: true, connected: true, ..Interest::default() }
-        }
+        Phase::Restoring { .. } | Phase::Replaying { .. } => Interest {
+            primary: true,
+            s1: true,
+            s2: true,
+            connected: true,
+            pulled: matches!(phase, Phase::Restoring { step: RestoreStep::Pull, .. }),
+            ..Interest::default()
+        },
         Phase::Finalizing { plan, step, .. } => switch::interest(plan, *step),
         Phase::Unwinding { reached, step, .. } => unwind::interest(*reached, step),
         Phase::Completed { .. } | Phase::Failed { .. } => Interest::default(),
@@ -193,7 +198,10 @@ fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
         Phase::Pending
         | Phase::Checkpointing { .. }
         | Phase::Transferring { .. }
-        | Phase::Restoring { step: RestoreStep::Order | RestoreStep::Beside, .. }
+        | Phase::Restoring {
+            step: RestoreStep::Order | RestoreStep::Beside | RestoreStep::Pull,
+            ..
+        }
         | Phase::Replaying { commit: None, .. }
         | Phase::Restoring {
             step:
@@ -299,7 +307,9 @@ pub fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
             CutStep::Empty { .. } => limits.proof,
             CutStep::Freeze { .. } => limits.checkpoint,
         }),
-        Phase::Transferring { .. } => Some(limits.transfer),
+        Phase::Transferring { .. } | Phase::Restoring { step: RestoreStep::Pull, .. } => {
+            Some(limits.transfer)
+        }
         Phase::Restoring { .. } => Some(limits.restore),
         Phase::Replaying { plan, .. } => match plan.mode {
             ReplayMode::Cutoff | ReplayMode::Park => {

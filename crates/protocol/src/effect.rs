@@ -20,7 +20,9 @@ pub enum Effect {
     Checkpoint,
     /// Have the workload's own image pulled on the target node: a restore needs it there.
     PrePull,
-    /// Delete what [`Effect::PrePull`] made.
+    /// Have the checkpoint pulled on the target node, without restoring it.
+    PullCheckpoint,
+    /// Delete what [`Effect::PrePull`] and [`Effect::PullCheckpoint`] made.
     DeletePrePull,
     /// Create the transfer Job.
     CreateJob,
@@ -48,7 +50,13 @@ pub enum Effect {
     /// In a second hop: delete the pod that stands by under the target's name, as
     /// [`Effect::Vacate`] does the source.
     MakeRoom,
-    /// Admission lets the owner's next pod of the source's name pass, as the target, and no other.
+    /// Have admission keep the name that the copy will bear: nobody but the operator can create a
+    /// pod of it.
+    Hold,
+    /// Undo [`Effect::Hold`].
+    Release,
+    /// Create the copy as its owner's own, under the name that is kept. Its object stays until
+    /// [`Effect::Retire`] or [`Effect::DeleteTarget`], so that it can't come and go unseen.
     Admit {
         /// The node it is to run on.
         node: String,
@@ -85,7 +93,7 @@ impl fmt::Display for EffectId {
 }
 
 /// The names of all effects.
-pub const NAMES: [&str; 31] = [
+pub const NAMES: [&str; 34] = [
     "lock",
     "declare-exchange",
     "declare-side-queue",
@@ -101,6 +109,7 @@ pub const NAMES: [&str; 31] = [
     "order",
     "checkpoint",
     "pre-pull",
+    "pull-checkpoint",
     "delete-pre-pull",
     "create-job",
     "delete-job",
@@ -114,6 +123,8 @@ pub const NAMES: [&str; 31] = [
     "delete-source",
     "vacate",
     "make-room",
+    "hold",
+    "release",
     "admit",
     "retire",
     "close-broker",
@@ -138,6 +149,7 @@ impl Effect {
             Effect::Order(_) => "order",
             Effect::Checkpoint => "checkpoint",
             Effect::PrePull => "pre-pull",
+            Effect::PullCheckpoint => "pull-checkpoint",
             Effect::DeletePrePull => "delete-pre-pull",
             Effect::CreateJob => "create-job",
             Effect::DeleteJob => "delete-job",
@@ -151,6 +163,8 @@ impl Effect {
             Effect::DeleteSource => "delete-source",
             Effect::Vacate => "vacate",
             Effect::MakeRoom => "make-room",
+            Effect::Hold => "hold",
+            Effect::Release => "release",
             Effect::Admit { .. } => "admit",
             Effect::Retire => "retire",
             Effect::CloseBroker => "close-broker",

@@ -93,6 +93,11 @@ impl Plan {
         self.base().map_or(self, |base| &base.plan)
     }
 
+    /// Whether the copy bears its source's name in the end, so that admission keeps it.
+    pub fn keeps_name(&self) -> bool {
+        self.strategy == Strategy::Sequential || self.hop != Hop::Only
+    }
+
     /// The connections that must not break, or whoever loses one may go to `Q` by habit.
     pub fn connections(&self) -> impl Iterator<Item = &str> {
         let plans = std::iter::once(self).chain(self.standby());

@@ -87,7 +87,7 @@ fn second(base: Base, mode: ReplayMode, connection: String) -> Plan {
     }
 }
 
-/// The image is in place: the pod that bears the target's name makes room, unless it did already.
+/// The image is on the node: the pod that bears the target's name makes room, unless it did already.
 pub(crate) fn room(base: &Base) -> RestoreStep {
     if base.vacated {
         RestoreStep::Prepare(Attempt { commit: None, failed: 0 })

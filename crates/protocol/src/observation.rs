@@ -126,7 +126,7 @@ pub enum Job {
     Failed(String),
 }
 
-/// The workload's own image on its way to the target node.
+/// An image on its way to the target node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PrePull {
     /// Being pulled.
@@ -223,6 +223,8 @@ pub struct Observation {
     pub job: Option<Job>,
     /// The pull of the workload's own image on the target node.
     pub prepull: Option<PrePull>,
+    /// The pull of the checkpoint on the target node.
+    pub pulled: Option<PrePull>,
     /// The kubelet's answer, in the step that asks for it.
     pub archive: Option<Archive>,
     /// The broker; absent when it can't be reached.
@@ -266,4 +268,6 @@ pub struct Interest {
     pub job: bool,
     /// The pull of the workload's own image on the target node.
     pub prepull: bool,
+    /// The pull of the checkpoint on the target node.
+    pub pulled: bool,
 }

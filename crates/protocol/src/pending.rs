@@ -170,7 +170,8 @@ fn source<'a>(spec: &Spec, seen: &'a Observation) -> Checked<(&'a Pod, String)> 
                 "OwnerNotSupported",
                 format!(
                     "source pod {name} belongs to {kind} {owner}, which would not accept the \
-                         moved pod; bare pods and pods of Deployments can be moved"
+                         moved pod; bare pods and pods of Deployments and StatefulSets can be \
+                         moved"
                 ),
             );
         }
@@ -207,8 +208,9 @@ fn strategy(spec: &Spec, settings: &Settings, pod: &Pod) -> Checked<Strategy> {
         (Owner::StatefulSet(set), None | Some(Strategy::Sequential)) if !settings.admission => no(
             "NotSupported",
             format!(
-                "source pod {name} belongs to StatefulSet {set}; this version moves bare pods and \
-                 pods of Deployments"
+                "source pod {name} belongs to StatefulSet {set}, which would replace it with a fresh \
+                 pod; to keep its name for the copy needs Kubernetes 1.30 or later, whose API \
+                 server serves ValidatingAdmissionPolicies"
             ),
         ),
         (Owner::StatefulSet(_), None | Some(Strategy::Sequential)) => Ok(Strategy::Sequential),
@@ -220,8 +222,9 @@ fn strategy(spec: &Spec, settings: &Settings, pod: &Pod) -> Checked<Strategy> {
         (Owner::StatefulSet(set), Some(Strategy::ShadowPod)) => no(
             "NotSupported",
             format!(
-                "strategy ShadowPod for source pod {name} of StatefulSet {set} needs an \
-                 identitySwapMode and the operator's admission; use Sequential"
+                "strategy ShadowPod for source pod {name} of StatefulSet {set} needs \
+                 identitySwapMode ExchangeFence or Cutoff, and Kubernetes 1.30 or later; or use \
+                 Sequential"
             ),
         ),
         (_, Some(Strategy::Sequential)) => no(

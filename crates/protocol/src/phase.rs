@@ -132,6 +132,9 @@ pub enum RestoreStep {
     /// The target pod is created beside the source, once: a successor that finds this step and no
     /// pod can't know whether one has lived and died, and gives up.
     Beside,
+    /// The copy will bear a pod's name: its checkpoint is pulled on the target node before that pod is
+    /// touched.
+    Pull,
     /// Strategy Sequential: the source is deleted. It ends with the [`Commit`].
     Vacate,
     /// Second hop: the pod that stands by under the target's name is deleted.

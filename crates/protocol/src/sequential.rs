@@ -4,9 +4,9 @@
 
 use crate::decide::Next;
 use crate::hop;
-use crate::observation::Observation;
+use crate::observation::{Observation, PrePull};
 use crate::phase::{
-    Attempt, Commit, Failure, Image, Incarnation, Phase, Plan, RestoreStep, SwitchStep, Taken,
+    Attempt, Commit, Failure, Hop, Image, Incarnation, Phase, Plan, RestoreStep, SwitchStep, Taken,
 };
 use crate::spec::Settings;
 use crate::switch::restore;
@@ -43,6 +43,7 @@ pub(crate) fn step(
 ) -> Next {
     let plan = place.plan;
     match step {
+        RestoreStep::Pull => pulled(place, seen),
         RestoreStep::MakeRoom => hop::vacated(place, seen),
         // The copy has not run yet: checkpoint and `Q` are the truth, as if it had been vacated.
         RestoreStep::Prepare(Attempt { commit: None, .. })
@@ -72,6 +73,31 @@ pub(crate) fn step(
         }
         RestoreStep::Retry(_) => {
             Next::Wait(WATCHED, format!("pod {} to be gone for another attempt", plan.target_pod))
+        }
+    }
+}
+
+/// Nobody makes room before the checkpoint is where it will be restored.
+fn pulled(place: &Place, seen: &Observation) -> Next {
+    let plan = place.plan;
+    let next = match &plan.hop {
+        // Nobody has the state but the checkpoint.
+        _ if hop::bereaved(plan, seen) => return place.to(RestoreStep::Vacate),
+        Hop::Second(base) => hop::room(base),
+        Hop::Only | Hop::First { .. } => RestoreStep::Vacate,
+    };
+    let (node, image) = (&plan.target_node, &place.image.reference);
+    match &seen.pulled {
+        Some(PrePull::Done) => place.to(next),
+        Some(PrePull::Failed(why)) => Next::Fail(Failure::new(
+            "CheckpointUnavailable",
+            format!(
+                "node {node} can't pull the checkpoint {image}: {why}; its runtime must reach the \
+                 registry, and the pod's imagePullSecrets must open it"
+            ),
+        )),
+        Some(PrePull::Running) | None => {
+            Next::Wait(WATCHED, format!("node {node} to pull the checkpoint"))
         }
     }
 }

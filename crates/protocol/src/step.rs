@@ -73,6 +73,8 @@ steps! {
     Order = "restoring/order",
     /// [`RestoreStep::Beside`].
     Beside = "restoring/beside",
+    /// [`RestoreStep::Pull`].
+    Pull = "restoring/pull",
     /// [`RestoreStep::MakeRoom`].
     MakeRoom = "restoring/make-room",
     /// [`RestoreStep::Prepare`] beside the source of a second hop.
@@ -212,6 +214,7 @@ fn restore(step: RestoreStep) -> Step {
     match step {
         RestoreStep::Order => Step::Order,
         RestoreStep::Beside => Step::Beside,
+        RestoreStep::Pull => Step::Pull,
         RestoreStep::Vacate => Step::Vacate,
         RestoreStep::MakeRoom => Step::MakeRoom,
         RestoreStep::Prepare(Attempt { commit: None, .. }) => Step::HopPrepare,

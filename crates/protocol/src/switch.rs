@@ -58,9 +58,10 @@ pub(crate) fn transfer(plan: &Plan, taken: &Taken, seen: &Observation) -> Next {
             taken: taken.clone(),
             image: Image { reference: image.clone(), bytes: *bytes },
             step: match (plan.strategy, &plan.hop) {
-                (Strategy::ShadowPod, Hop::Second(base)) => hop::room(base),
-                (Strategy::ShadowPod, _) => RestoreStep::Order,
-                (Strategy::Sequential, _) => RestoreStep::Vacate,
+                (Strategy::ShadowPod, Hop::Only | Hop::First { .. }) => RestoreStep::Order,
+                (Strategy::ShadowPod, Hop::Second(_)) | (Strategy::Sequential, _) => {
+                    RestoreStep::Pull
+                }
             },
         }),
         Some(Job::Failed(why)) => Next::Fail(Failure::new(
@@ -80,13 +81,21 @@ pub(crate) fn restore_effects(plan: &Plan, step: RestoreStep) -> Vec<Effect> {
         // Without the labels that Services select nobody finds it; a gate that opens only at the
         // switch is noticed by the kubelet up to two seconds later.
         RestoreStep::Beside => vec![Effect::CreateTarget, Effect::OpenGate],
-        RestoreStep::Vacate => vec![Effect::Vacate],
-        RestoreStep::MakeRoom => vec![Effect::MakeRoom],
+        // From here on no fresh pod may come, whoever deletes the one that is there.
+        RestoreStep::Pull => vec![Effect::Hold, Effect::PullCheckpoint],
+        RestoreStep::Vacate => vec![Effect::Hold, Effect::Vacate],
+        RestoreStep::MakeRoom => vec![Effect::Hold, Effect::MakeRoom],
         RestoreStep::Order => lay_out_order(plan),
         RestoreStep::Prepare(_) => {
             hop::left_queue(plan).into_iter().chain(lay_out_order(plan)).collect()
         }
-        RestoreStep::Admit(attempt) => vec![Effect::Admit { node: attempt.node(plan).to_owned() }],
+        // Somebody may have taken the policy away. Where nobody else serves, the copy does as soon as
+        // its probes pass.
+        RestoreStep::Admit(attempt) => {
+            let admit = Effect::Admit { node: attempt.node(plan).to_owned() };
+            let open = attempt.commit.is_some().then_some(Effect::OpenGate);
+            [Effect::Hold, admit].into_iter().chain(open).collect()
+        }
         RestoreStep::Retry(_) => vec![Effect::DeleteTarget],
     }
 }
@@ -276,7 +285,9 @@ pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
             Owner::Deployment { .. } => vec![Effect::PreferSource, Effect::Adopt],
             _ => vec![Effect::Adopt, Effect::DeleteSource],
         },
-        SwitchStep::Retire(_) => vec![Effect::Retire],
+        SwitchStep::Retire(_) => std::iter::once(Effect::Retire)
+            .chain(plan.keeps_name().then_some(Effect::Release))
+            .collect(),
         SwitchStep::Remove(..) => both_hops(plan),
     }
 }

@@ -14,7 +14,9 @@ use crate::effect::Effect;
 use crate::observation::{
     Archive, BrokerView, Container, Job, Node, Observation, Owner, Pod, PrePull, Preflight,
 };
-use crate::phase::{CutStep, Evidence, Phase, PhaseName, Plan, State, SwitchStep, Undo};
+use crate::phase::{
+    CutStep, Evidence, Phase, PhaseName, Plan, RestoreStep, State, SwitchStep, Undo,
+};
 use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 use crate::time::Time;
 
@@ -182,6 +184,7 @@ fn everything(phase: &Phase) -> Observation {
         Phase::Transferring { .. } => {
             seen.job = Some(Job::Done { image: "r@sha256:0".into(), bytes: 1 });
         }
+        Phase::Restoring { step: RestoreStep::Pull, .. } => seen.pulled = Some(PrePull::Done),
         Phase::Restoring { .. }
         | Phase::Replaying { .. }
         | Phase::Finalizing {

@@ -28,7 +28,10 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
         Effect::Topology(Topology::Move { from: from.to_owned(), to: names.primary.clone() })
     };
     match step {
-        Undo::Target => vec![Effect::DeleteTarget, Effect::UnpreferSource],
+        Undo::Target => {
+            let rest = [Effect::DeleteTarget, Effect::UnpreferSource];
+            rest.into_iter().chain(release(plan)).collect()
+        }
         Undo::Clear => hop::clear(plan),
         Undo::Settle | Undo::Heir(_) => Vec::new(),
         // Cut A may have been stored but not done, or an application that binds its queue on every
@@ -68,9 +71,14 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
                 Reached::CutB | Reached::Hopped => &[&names.s1, &names.s2],
                 Reached::Installed | Reached::Parked => &[],
             };
-            remove(plan, rest.iter().copied())
+            remove(plan, rest.iter().copied()).into_iter().chain(release(plan)).collect()
         }
     }
+}
+
+/// The owner's own pod may have the name again; of a second hop that is begun anew, not yet.
+fn release(plan: &Plan) -> Option<Effect> {
+    (plan.keeps_name() && plan.base().is_none()).then_some(Effect::Release)
 }
 
 pub(crate) fn interest(reached: Reached, step: &Undo) -> Interest {

@@ -35,6 +35,8 @@ pub struct Pod {
     pub terminating: bool,
     /// It does not exist any more.
     pub gone: bool,
+    /// Its object stays when it is deleted, until the operator lets it go.
+    pub kept: bool,
     /// Its probes pass.
     pub probed: bool,
     /// It has the migration's label.

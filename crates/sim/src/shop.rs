@@ -64,6 +64,8 @@ struct Notes {
     log: Log,
     excuses: verdict::Excuses,
     violations: Vec<String>,
+    /// Until then a webhook that everybody must ask does not answer.
+    silent_until: u64,
 }
 
 /// Runs a plan.

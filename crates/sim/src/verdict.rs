@@ -143,6 +143,12 @@ fn left_over(world: &World, phase: Option<&Phase>) -> Vec<String> {
             found.push(format!("{name} is left over"));
         }
     }
+    for pod in world.pods.iter().filter(|pod| pod.kept && !pod.gone) {
+        found.push(format!("pod {} is kept", pod.name));
+    }
+    if world.held {
+        found.push(format!("the name {SOURCE} is kept"));
+    }
     let bindings = world.broker.bindings(&Destination::Queue(QUEUE.into()));
     if bindings.len() != 1 {
         found.push(format!("{QUEUE} is bound by {bindings:?}"));

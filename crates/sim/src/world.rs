@@ -124,8 +124,8 @@ pub struct World {
     checkpoints: Vec<Memory>,
     job: Option<Job>,
     pulled_at: Option<u64>,
-    /// The node for which admission lets the copy in.
-    admitted: Option<String>,
+    /// Admission keeps the source's name free.
+    pub(crate) held: bool,
     record: Record,
     operator: Operator,
     /// What operators that are gone still try to do.
@@ -236,7 +236,7 @@ impl World {
             checkpoints: Vec::new(),
             job: None,
             pulled_at: None,
-            admitted: None,
+            held: false,
             record: Record::default(),
             operator: Operator::default(),
             late: Vec::new(),

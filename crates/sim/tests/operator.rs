@@ -21,8 +21,9 @@ fn plan(seed: u64, faults: Vec<Fault>) -> Plan {
     Plan { faults, ..Plan::from_seed(seed) }
 }
 
-/// A bare pod and one of a Deployment whose migrations complete when nothing goes wrong.
-const ORDINARY: [u64; 2] = [1, 3];
+/// A bare pod, one of a Deployment and one of a StatefulSet whose migrations complete when nothing goes
+/// wrong.
+const ORDINARY: [u64; 3] = [1, 3, 21];
 
 #[test]
 fn random_plans() {
@@ -58,7 +59,7 @@ fn the_same_seed_is_the_same_run() {
 #[test]
 fn every_fault_at_every_request() {
     // Each of one workload's, every third of the other's.
-    for (seed, step) in ORDINARY.into_iter().zip([1, 3]) {
+    for (seed, step) in ORDINARY.into_iter().zip([1, 3, 3]) {
         let requests = run(&plan(seed, Vec::new())).requests;
         for nth in (0..requests).step_by(step) {
             for fault in REQUEST_FAULTS {
@@ -81,7 +82,7 @@ fn an_operator_that_dies_at_any_request_is_followed_by_another() {
     }
     println!("{completed} of {runs} completed");
     // Only who dies while the target is created leaves his successor in doubt.
-    assert!(runs > 200 && runs - completed <= 8, "{completed} of {runs} completed");
+    assert!(runs > 300 && runs - completed <= 8, "{completed} of {runs} completed");
 }
 
 #[test]

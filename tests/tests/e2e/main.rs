@@ -7,18 +7,18 @@ mod crashes;
 mod moves;
 mod refusals;
 mod runtime;
+mod sets;
 mod story;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use shadow_api::StatefulMigration;
-use shadow_e2e::cluster::{Cluster, wait_for};
+use shadow_e2e::cluster::Cluster;
 use shadow_e2e::migrate::{self, phase};
 use shadow_e2e::report::Report;
 use shadow_e2e::scenario::{self, Move};
@@ -79,14 +79,9 @@ fn assert_clean(report: &Report) {
 }
 
 async fn assert_nothing_left(cluster: &Cluster) -> anyhow::Result<()> {
-    let mut left = Vec::new();
-    // The session closes, and with it the lock goes, just after the end is reported.
-    let clean = wait_for("nothing to be left", Duration::from_secs(10), async || {
-        left = scenario::leftovers(cluster).await?;
-        Ok(left.is_empty().then_some(()))
-    })
-    .await;
-    clean.with_context(|| format!("nothing of the migration is left, but found {left:?}"))
+    let left = scenario::left_in_the_end(cluster).await;
+    ensure!(left.is_empty(), "nothing of the migration is left, but found {left:?}");
+    Ok(())
 }
 
 /// The Deployment has its one pod on `node`, owned by its one ReplicaSet; no rollout happened.

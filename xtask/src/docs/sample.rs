@@ -95,6 +95,7 @@ impl Sample {
             Step::Transferring => Phase::Transferring { plan, taken },
             Step::Order => restore(RestoreStep::Order),
             Step::Beside => restore(RestoreStep::Beside),
+            Step::Pull => restore(RestoreStep::Pull),
             Step::MakeRoom => restore(RestoreStep::MakeRoom),
             Step::HopPrepare => restore(RestoreStep::Prepare(beside)),
             Step::HopAdmit => restore(RestoreStep::Admit(beside)),

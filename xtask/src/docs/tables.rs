@@ -51,6 +51,7 @@ fn ways(step: Step) -> &'static [Way] {
         | Step::OverlapCommitted
         | Step::ReplaceCommitted => &[Way::Park],
         Step::Order | Step::Beside | Step::Transferring => &[Way::Replay, Way::Park],
+        Step::Pull => &[Way::Sequential, Way::Hop],
         Step::Vacate | Step::Prepare | Step::Admit | Step::Retry | Step::ReplayingCommitted => {
             &[Way::Sequential]
         }

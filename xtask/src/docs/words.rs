@@ -36,7 +36,8 @@ fn effect_words(effect: &Effect) -> (String, String) {
         }
         Effect::Checkpoint => whole("ask the kubelet for the checkpoint"),
         Effect::PrePull => whole("have the workload's image pulled on the target node"),
-        Effect::DeletePrePull => whole("delete what pulled the image"),
+        Effect::PullCheckpoint => whole("have the checkpoint pulled on the target node"),
+        Effect::DeletePrePull => whole("delete what pulled the images"),
         Effect::CreateJob => whole("create the transfer Job"),
         Effect::DeleteJob => whole("delete the transfer Job"),
         Effect::CreateTarget => whole("create the target pod"),
@@ -49,8 +50,10 @@ fn effect_words(effect: &Effect) -> (String, String) {
         Effect::DeleteSource => whole("delete the source pod"),
         Effect::Vacate => whole("delete the source pod with the shortest grace"),
         Effect::MakeRoom => whole("delete the pod that stands by with the shortest grace"),
+        Effect::Hold => whole("keep the copy's name free"),
+        Effect::Release => whole("give the copy's name free"),
         Effect::Admit { node } => {
-            (format!("let the owner's next pod in as the copy, on {node}"), String::new())
+            (format!("create the copy on {node}, as its owner's own"), String::new())
         }
         Effect::Retire => whole("see to it that the checkpoint is never restored again"),
         Effect::CloseBroker => whole("close the connections to the broker, the lock's among them"),
@@ -109,6 +112,7 @@ pub fn interest(interest: Interest) -> String {
         going,
         job,
         prepull,
+        pulled,
     } = interest;
     let words = [
         (preflight, "what the preflight asks"),
@@ -128,6 +132,7 @@ pub fn interest(interest: Interest) -> String {
         (going, "the source, asked for afresh"),
         (job, "the transfer Job"),
         (prepull, "the pull of the image"),
+        (pulled, "the pull of the checkpoint"),
     ];
     let asked: Vec<&str> = words.into_iter().filter(|(asked, _)| *asked).map(|(_, w)| w).collect();
     asked.join(", ")

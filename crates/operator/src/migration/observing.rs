@@ -13,6 +13,7 @@ use shadow_protocol::spec::Spec;
 use super::Migration;
 use crate::decide as mapping;
 use crate::observe::{self, broker_trouble, chain};
+use crate::prepull::{self, Wanted};
 use crate::registry::Unusable;
 use crate::secret;
 
@@ -44,11 +45,12 @@ impl Migration {
             .then(|| cluster.job(&namespace, &job_name))
             .flatten()
             .map(|job| observe::job(cluster, &job));
-        let prepull = wanted
-            .prepull
-            .then(|| cluster.pod(&namespace, &crate::prepull::pod_name(&self.object)))
-            .flatten()
-            .map(|pod| crate::prepull::progress(&pod));
+        let pull = |asked: bool, image: Wanted| {
+            let pod_name = asked.then(|| prepull::pod_name(&self.object, image))?;
+            cluster.pod(&namespace, &pod_name).map(|pod| prepull::progress(&pod))
+        };
+        let (base, checkpoint) =
+            (pull(wanted.prepull, Wanted::Base), pull(wanted.pulled, Wanted::Checkpoint));
         let mut broker = self.look_at_broker(spec, state).await;
         // A pod that is deleted is marked before its process hears of it, but a watch may be behind:
         // only who asks now knows why a connection has ended.
@@ -83,7 +85,8 @@ impl Migration {
             target: target.filter(|pod| pod.ours),
             preflight,
             job,
-            prepull,
+            prepull: base,
+            pulled: checkpoint,
             archive: self.memory.archive.clone(),
             broker,
         }

@@ -26,11 +26,13 @@ pub(super) fn asked(phase: &Phase, mut seen: Observation) -> Observation {
         going: _,
         job,
         prepull,
+        pulled,
     } = interest(phase);
     seen.preflight = seen.preflight.filter(|_| preflight);
     seen.heir = seen.heir.filter(|_| heir);
     seen.job = seen.job.filter(|_| job);
     seen.prepull = seen.prepull.filter(|_| prepull);
+    seen.pulled = seen.pulled.filter(|_| pulled);
     seen.broker = seen.broker.map(|broker| BrokerView {
         primary: broker.primary.filter(|_| primary),
         s1: broker.s1.filter(|_| s1),

@@ -452,7 +452,7 @@ fn a_swap_that_does_not_fit_is_refused() {
     let mut seen = preflight();
     assert!(ask(swap(), seen.clone(), &settings()).contains("for pods of StatefulSets"));
     seen.source = Some(of_the_set(pod("source", "worker-1", "c1")));
-    assert!(ask(swap(), seen.clone(), &Settings::default()).contains("admission"));
+    assert!(ask(swap(), seen.clone(), &Settings::default()).contains("Kubernetes 1.30"));
     seen.source.as_mut().expect("a source").remembers = true;
     let park = Spec { replay_mode: Some(ReplayMode::Park), ..swap() };
     assert!(ask(park, seen, &settings()).contains("stand still twice"));

@@ -25,6 +25,7 @@ fn obliging_sequential(phase: &Phase) -> Observation {
     let mut seen = obliging(phase);
     seen.source = Some(of_a_set(pod("source", "worker-1", "c1")));
     match phase {
+        Phase::Restoring { step: RestoreStep::Pull, .. } => seen.target = None,
         Phase::Restoring { step, .. } => {
             seen.source = None;
             let back = matches!(step, RestoreStep::Admit(_));

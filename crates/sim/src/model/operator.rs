@@ -174,6 +174,7 @@ fn perform(situation: &mut Situation, effect: &Effect) -> bool {
         // operator at a time.
         Effect::Lock
         | Effect::PrePull
+        | Effect::PullCheckpoint
         | Effect::DeletePrePull
         | Effect::CreateJob
         | Effect::DeleteJob
@@ -183,6 +184,8 @@ fn perform(situation: &mut Situation, effect: &Effect) -> bool {
         | Effect::Adopt
         | Effect::Vacate
         | Effect::MakeRoom
+        | Effect::Hold
+        | Effect::Release
         | Effect::Admit { .. }
         | Effect::Retire
         | Effect::CloseBroker => {}
@@ -289,6 +292,7 @@ fn observe(situation: &Situation) -> Observation {
             .filter(|_| wanted.job)
             .map(|taken| Job::Done { image: taken.archive.path.clone(), bytes: 0 }),
         prepull: wanted.prepull.then_some(PrePull::Done),
+        pulled: wanted.pulled.then_some(PrePull::Done),
         archive: situation.operator.archive.clone(),
         broker: Some(look(situation, wanted)),
     }

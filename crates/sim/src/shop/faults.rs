@@ -17,6 +17,9 @@ use crate::scenario::WorldFault;
 use crate::world::QUEUE;
 use crate::world::faults::{committed, replacing, under_way};
 
+/// The label by which a migration knows its pods.
+const OURS: &str = "migration.ms2m.io/migration";
+
 /// Nothing comes back within the life of the one who asked.
 const NEVER: Duration = Duration::from_hours(24);
 
@@ -72,6 +75,11 @@ impl Shop {
                 let name = call.name.as_deref().unwrap_or_default();
                 format!("   {nth}: {:?} {} {name} {sub}", call.verb, call.plural)
             });
+            let creates = call.verb == Verb::Create && call.plural == "pods";
+            if creates && clock::now().0 < shop.notes().silent_until {
+                let silent = Refusal::internal("failed calling webhook: context deadline exceeded");
+                return Fate::Refuse(Failure::Answer(silent));
+            }
             for fault in &shop.plan.faults {
                 let fate = match *fault {
                     Fault::Request(at, fault) if at == nth => fate(fault, call.verb),
@@ -176,8 +184,11 @@ impl Shop {
                 let lasts = Duration::from_millis(100 + at % 1_700);
                 applications.clone().transact(lasts).await;
             }
-            // Nothing trails here, and there is no admission yet.
-            WorldFault::Flood | WorldFault::AdmissionSilent => {}
+            WorldFault::AdmissionSilent => {
+                self.notes().silent_until = clock::now().0 + 500 + at % 7_000;
+            }
+            // Nothing trails here.
+            WorldFault::Flood => {}
             WorldFault::Abort => self.abort(),
             WorldFault::Delete => {
                 let key = Key::new("statefulmigrations", NAMESPACE, "move");
@@ -230,7 +241,9 @@ impl Shop {
     fn target_dies(&self, ends: bool) {
         let Some(state) = self.state("move") else { return };
         let Some(plan) = state.phase.plan() else { return };
-        if self.kube.get("pods", NAMESPACE, &plan.target_pod).is_none() {
+        // Its source may bear the same name.
+        let target = self.kube.get("pods", NAMESPACE, &plan.target_pod);
+        if target.is_none_or(|pod| pod["metadata"]["labels"][OURS] != "move") {
             return;
         }
         // With the source on its way out, or about to be, it is the workload's own crash.

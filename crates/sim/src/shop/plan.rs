@@ -4,7 +4,7 @@
 use fastrand::Rng;
 use shadow_broker::memory;
 
-use crate::scenario::{DEEP, OwnerKind, Scenario, WORLD_FAULTS, WorldFault};
+use crate::scenario::{DEEP, Scenario, WORLD_FAULTS, WorldFault};
 
 /// What becomes of one of the operator's requests to the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,10 +111,6 @@ impl Plan {
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let mut scenario = Scenario::quiet(&mut rng, seed);
-        // The operator has no admission yet.
-        if scenario.owner == OwnerKind::StatefulSet {
-            scenario.owner = OwnerKind::Deployment;
-        }
         // The waits are the real ones, so that there is more time for every message.
         scenario.interval *= 4;
         scenario = match rng.u8(..100) {

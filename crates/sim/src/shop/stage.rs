@@ -66,7 +66,8 @@ fn create(kube: &Kube, scenario: &Scenario) -> Result<(), crate::kube::Refusal> 
             pod["metadata"]["namespace"] = json!(NAMESPACE);
             kube.create(pod)?;
         }
-        OwnerKind::Deployment | OwnerKind::StatefulSet => deployment(kube, template)?,
+        OwnerKind::Deployment => deployment(kube, template)?,
+        OwnerKind::StatefulSet => stateful_set(kube, &template)?,
     }
     Ok(())
 }
@@ -88,6 +89,18 @@ fn deployment(kube: &Kube, mut template: Value) -> Result<(), crate::kube::Refus
             }],
         },
         "spec": { "replicas": 1, "selector": { "matchLabels": labels }, "template": template },
+    }))?;
+    Ok(())
+}
+
+fn stateful_set(kube: &Kube, template: &Value) -> Result<(), crate::kube::Refusal> {
+    kube.create(json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": { "name": "app", "namespace": NAMESPACE },
+        "spec": {
+            "replicas": 1, "selector": { "matchLabels": template["metadata"]["labels"] },
+            "template": template,
+        },
     }))?;
     Ok(())
 }

@@ -92,6 +92,14 @@ fn cluster(shop: &Shop, excuses: Excuses) -> Vec<String> {
     if jobs > 0 {
         found.push(format!("{jobs} jobs are left"));
     }
+    for plural in
+        ["validatingadmissionpolicies", "validatingadmissionpolicybindings", "podtemplates"]
+    {
+        let kept = shop.kube.all(plural).len();
+        if kept > 0 {
+            found.push(format!("{kept} {plural} are left"));
+        }
+    }
     // A moved pod that has ended stays listed, as an evicted one does (docs/adr/0001).
     let ended = |pod: &Value| matches!(pod["status"]["phase"].as_str(), Some("Failed"));
     let pods: Vec<_> = shop.kube.all("pods").into_iter().filter(|pod| !ended(pod)).collect();
@@ -107,6 +115,9 @@ fn cluster(shop: &Shop, excuses: Excuses) -> Vec<String> {
     if !condition(pod, "Ready") {
         found.push(format!("the pod is not Ready: {}", pod["status"]));
     }
+    if !pod["metadata"]["finalizers"].is_null() {
+        found.push(format!("the pod is held: {}", pod["metadata"]));
+    }
     let owned = !pod["metadata"]["ownerReferences"].is_null();
     if owned == bare {
         found.push(format!("the pod's owner: {}", pod["metadata"]));
@@ -116,7 +127,11 @@ fn cluster(shop: &Shop, excuses: Excuses) -> Vec<String> {
         object.is_some_and(|object| object["status"]["phase"] == "Completed")
     };
     let moved = completed("move") || completed("move-2");
-    let there = pod["spec"]["nodeName"] == NODES[1];
+    // The nodes take turns until a StatefulSet's copy runs.
+    let object = shop.kube.get("statefulmigrations", NAMESPACE, "move");
+    let took_turns = object
+        .is_some_and(|object| moved && object["status"]["targetNode"] == pod["spec"]["nodeName"]);
+    let there = pod["spec"]["nodeName"] == NODES[1] || took_turns;
     // A fresh pod may go anywhere, and who deletes the object does not say whether it was done.
     let known = shop.kube.get("statefulmigrations", NAMESPACE, "move").is_some();
     if moved != there && known && !excuses.bereaved && !excuses.forgiven {

@@ -1,7 +1,5 @@
 //! The cluster's part of the world: kubelets, and the controllers of the pod's owner.
 
-use shadow_protocol::phase::{Phase, Plan, RestoreStep, SwitchStep};
-
 use super::{Event, NODES, SOURCE, World};
 use crate::cluster::Pod;
 use crate::scenario::OwnerKind;
@@ -95,10 +93,22 @@ impl World {
         if let Some(process) = self.pods[pod].process.take() {
             self.kill(process);
         }
+        if self.pods[pod].kept {
+            (self.pods[pod].ended, self.pods[pod].terminating) = (true, true);
+            return self.changed();
+        }
         self.pods[pod].gone = true;
         let name = self.pods[pod].name.clone();
         self.log.note(self.now, || format!("pod {name} is gone"));
         self.changed();
+    }
+
+    /// Its object need not stay any more.
+    pub(super) fn let_go(&mut self, pod: usize) {
+        let kept = std::mem::take(&mut self.pods[pod].kept);
+        if kept && self.pods[pod].terminating && self.pods[pod].ended {
+            self.gone(pod);
+        }
     }
 
     /// The pod of that name that exists.
@@ -144,8 +154,7 @@ impl World {
         }
     }
 
-    /// The pod of the set's name: a failed one is deleted, a missing one is made, and admission has
-    /// a say in what it becomes.
+    /// The pod of the set's name: a failed one is deleted, a missing one is made if admission lets it.
     fn stateful_set(&mut self) {
         if let Some(there) = self.pod(SOURCE) {
             if self.pods[there].ended {
@@ -153,40 +162,10 @@ impl World {
             }
             return;
         }
-        let phase = self.record.state.as_ref().map(|state| &state.phase);
-        let image = phase.and_then(|phase| phase.image()).map(|image| image.reference.clone());
-        let held = phase.is_some_and(held_up);
-        if !held {
-            let pod = self.create_pod(SOURCE, NODES[0], None);
-            self.pods[pod].owned = true;
-            return;
+        if self.held || self.now < self.admission_silent_until {
+            return self.at(20, Event::Reconcile);
         }
-        if self.now < self.admission_silent_until {
-            return self.at(self.admission_silent_until - self.now, Event::Reconcile);
-        }
-        let admits =
-            |phase: &Phase| matches!(phase, Phase::Restoring { step: RestoreStep::Admit(_), .. });
-        // A checkpoint is let in once: what has run is never restored again.
-        match (phase.is_some_and(admits), self.admitted.take()) {
-            (true, Some(node)) => {
-                let checkpoint = image.and_then(|image| image.parse().ok());
-                let pod = self.create_pod(SOURCE, &node, checkpoint);
-                let found = &mut self.pods[pod];
-                (found.owned, found.ours, found.gate) = (true, true, Some(false));
-            }
-            _ => self.at(20, Event::Reconcile),
-        }
-    }
-}
-
-/// Admission keeps out any pod but the copy, once the one it copies has made room.
-fn held_up(phase: &Phase) -> bool {
-    match phase {
-        Phase::Completed { .. }
-        | Phase::Failed { .. }
-        | Phase::Restoring { step: RestoreStep::Order | RestoreStep::Beside, .. } => false,
-        Phase::Restoring { .. }
-        | Phase::Finalizing { step: SwitchStep::Hop { vacated: true }, .. } => true,
-        phase => phase.plan().and_then(Plan::base).is_some_and(|base| base.vacated),
+        let pod = self.create_pod(SOURCE, NODES[0], None);
+        self.pods[pod].owned = true;
     }
 }

@@ -39,7 +39,7 @@ impl World {
         self.performed.insert(effect.name());
         let plan = phase.plan();
         match effect {
-            Effect::Lock | Effect::DeletePrePull | Effect::Announce => {}
+            Effect::Lock | Effect::DeletePrePull | Effect::PullCheckpoint | Effect::Announce => {}
             Effect::Topology(change) => self.rearrange(change)?,
             Effect::Order(order) => return self.send(order),
             Effect::Checkpoint => return self.checkpoint(plan).map(Outcome::Copied),
@@ -50,8 +50,8 @@ impl World {
             Effect::DeleteTarget => {
                 if let Some(target) = plan.and_then(|plan| self.target(plan)) {
                     self.delete_pod(target, 20);
+                    self.let_go(target);
                 }
-                self.admitted = None;
             }
             Effect::OpenGate => {
                 if let Some(target) = plan.and_then(|plan| self.target(plan)) {
@@ -78,11 +78,17 @@ impl World {
                     self.delete_pod(source, grace);
                 }
             }
-            Effect::Admit { node } => {
-                self.admitted = Some(node.clone());
+            Effect::Hold => self.held = true,
+            Effect::Release => {
+                self.held = false;
                 self.at(1, Event::Reconcile);
             }
-            Effect::Retire => self.admitted = None,
+            Effect::Admit { node } => self.admit(node, phase)?,
+            Effect::Retire => {
+                if let Some(target) = plan.and_then(|plan| self.target(plan)) {
+                    self.let_go(target);
+                }
+            }
             Effect::CloseBroker => {
                 self.close_session();
                 self.operator.finished = true;
@@ -131,6 +137,27 @@ impl World {
             (self.pods[pod].ours, self.pods[pod].gate) = (true, Some(false));
             self.ring();
         }
+    }
+
+    /// The copy, as its owner's own.
+    fn admit(&mut self, node: &str, phase: &Phase) -> Result<(), Trouble> {
+        if self.now < self.admission_silent_until {
+            return Err(trouble("admission does not answer", false));
+        }
+        let (Some(plan), Some(image)) = (phase.plan(), phase.image()) else { return Ok(()) };
+        match self.pod(&plan.target_pod) {
+            Some(there) if self.pods[there].ours => {}
+            Some(_) => return Err(trouble("a pod of that name exists", false)),
+            None => {
+                let checkpoint = image.reference.parse().ok();
+                let pod = self.create_pod(&plan.target_pod, node, checkpoint);
+                let found = &mut self.pods[pod];
+                (found.owned, found.ours, found.kept) = (true, true, true);
+                found.gate = Some(false);
+                self.ring();
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn target(&self, plan: &Plan) -> Option<usize> {

@@ -44,6 +44,7 @@ impl World {
                 .pulled_at
                 .filter(|_| wanted.prepull)
                 .map(|at| if self.now >= at { PrePull::Done } else { PrePull::Running }),
+            pulled: wanted.pulled.then_some(PrePull::Done),
             archive: self.operator.archive.clone(),
             broker,
         };

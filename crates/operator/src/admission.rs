@@ -1,0 +1,305 @@
+//! Admission: while a StatefulSet's pod is on its way, its name is kept for the copy
+//! (`docs/adr/0003-the-operator-creates-the-copy.md`).
+//!
+//! A `ValidatingAdmissionPolicy` of the migration's own denies everybody else the creation of that one
+//! pod. The API server enforces it whether or not an operator runs, and it concerns no other pod.
+//! What the copy is to be is written down in a `PodTemplate` before its source is deleted, so that
+//! any operator can create it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::admissionregistration::v1::{
+    MatchCondition, MatchResources, NamedRuleWithOperations, ValidatingAdmissionPolicy,
+    ValidatingAdmissionPolicyBinding, ValidatingAdmissionPolicyBindingSpec,
+    ValidatingAdmissionPolicySpec, Validation,
+};
+use k8s_openapi::api::core::v1::{Pod, PodTemplate, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::core::ObjectMeta;
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use shadow_api::{LABEL_MIGRATION, StatefulMigration};
+use shadow_protocol::observation::Trouble;
+use shadow_protocol::phase::{Image, Plan};
+
+use crate::act::{Hands, Outcome, exists, kube_trouble, not_found};
+use crate::target_pod::{FINALIZER_COPY, TargetPlan, copy, restored_copy};
+
+/// Who writes the policy, for server-side apply.
+const MANAGER: &str = "shadow-operator";
+/// Limit for the API server to heed a policy it has stored.
+const HEEDED: Duration = Duration::from_secs(8);
+/// Until the API server is asked again what it serves.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks whether it does.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Whether the API server can keep names: from Kubernetes 1.30 on. Asked until it answers.
+pub async fn served(client: &Client) -> bool {
+    loop {
+        match client.list_api_group_resources("admissionregistration.k8s.io/v1").await {
+            Ok(group) => {
+                let name = "validatingadmissionpolicies";
+                return group.resources.iter().any(|resource| resource.name == name);
+            }
+            Err(error) if not_found(&error) => return false,
+            Err(error) => {
+                tracing::warn!(%error, "can't ask the API server what it serves, retrying");
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
+    }
+}
+
+fn policy_name(migration: &StatefulMigration) -> String {
+    format!("shadow-{}", migration.uid().unwrap_or_default())
+}
+
+/// Denies the creation of the pod `name` to all but the migration.
+fn policy(migration: &StatefulMigration, name: &str) -> ValidatingAdmissionPolicy {
+    let (namespace, ours) = (migration.namespace().unwrap_or_default(), migration.name_any());
+    let labels = "object.metadata.labels";
+    let own = format!(
+        "has({labels}) && '{LABEL_MIGRATION}' in {labels} && {labels}['{LABEL_MIGRATION}'] == '{ours}'"
+    );
+    let message = format!(
+        "pod {name} is being moved by StatefulMigration {namespace}/{ours}, which keeps its name for \
+         the copy; it gives the name free when it ends"
+    );
+    ValidatingAdmissionPolicy {
+        metadata: metadata(migration),
+        spec: Some(ValidatingAdmissionPolicySpec {
+            failure_policy: Some("Fail".to_owned()),
+            match_constraints: Some(MatchResources {
+                namespace_selector: Some(LabelSelector {
+                    match_labels: Some(BTreeMap::from([(
+                        "kubernetes.io/metadata.name".to_owned(),
+                        namespace,
+                    )])),
+                    ..LabelSelector::default()
+                }),
+                resource_rules: Some(vec![NamedRuleWithOperations {
+                    api_groups: Some(vec![String::new()]),
+                    api_versions: Some(vec!["v1".to_owned()]),
+                    operations: Some(vec!["CREATE".to_owned()]),
+                    resources: Some(vec!["pods".to_owned()]),
+                    ..NamedRuleWithOperations::default()
+                }]),
+                ..MatchResources::default()
+            }),
+            match_conditions: Some(vec![MatchCondition {
+                name: "the-pod-that-moves".to_owned(),
+                expression: format!("object.metadata.name == '{name}'"),
+            }]),
+            validations: Some(vec![Validation {
+                expression: own,
+                message: Some(message),
+                reason: Some("Forbidden".to_owned()),
+                ..Validation::default()
+            }]),
+            ..ValidatingAdmissionPolicySpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn binding(migration: &StatefulMigration) -> ValidatingAdmissionPolicyBinding {
+    ValidatingAdmissionPolicyBinding {
+        metadata: metadata(migration),
+        spec: ValidatingAdmissionPolicyBindingSpec {
+            policy_name: policy_name(migration),
+            validation_actions: vec!["Deny".to_owned()],
+            ..ValidatingAdmissionPolicyBindingSpec::default()
+        },
+    }
+}
+
+fn metadata(migration: &StatefulMigration) -> ObjectMeta {
+    let labels = BTreeMap::from([(LABEL_MIGRATION.to_owned(), migration.name_any())]);
+    ObjectMeta { name: Some(policy_name(migration)), labels: Some(labels), ..ObjectMeta::default() }
+}
+
+impl Hands<'_> {
+    /// Writes down what the copy is to be, while there is a pod to copy, and has the API server
+    /// keep its name. Done when the API server heeds it.
+    pub(crate) async fn hold(&self) -> Result<Outcome, Trouble> {
+        let plan = self.plan()?;
+        let template = self.written_down(plan).await?;
+        let policies: Api<ValidatingAdmissionPolicy> = Api::all(self.cluster.client.clone());
+        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(self.cluster.client.clone());
+        applied(&policies, &policy(self.migration, &plan.target_pod)).await?;
+        applied(&bindings, &binding(self.migration)).await?;
+        self.heeded(plan, template).await
+    }
+
+    /// The copy before its image is known, from the source, or from what was written down before that
+    /// went.
+    async fn written_down(&self, plan: &Plan) -> Result<PodTemplateSpec, Trouble> {
+        let templates = self.templates();
+        let name = policy_name(self.migration);
+        let found = templates.get_opt(&name).await;
+        let found = found.map_err(|error| kube_trouble("read PodTemplate", &name, &error))?;
+        if let Some(template) = found.and_then(|found| found.template) {
+            return Ok(template);
+        }
+        let origin = &plan.origin().source_pod;
+        let source = self.pods().get(origin).await;
+        let source = source.map_err(|error| kube_trouble("read source pod", origin, &error))?;
+        let template = copy(
+            &source,
+            &TargetPlan {
+                migration: self.migration,
+                name: &plan.target_pod,
+                container: &plan.container,
+                image: &plan.base_image,
+                base_image: &plan.base_image,
+                node: "",
+                replaced_by_owner: true,
+            },
+        );
+        let object = PodTemplate {
+            metadata: ObjectMeta {
+                namespace: self.migration.namespace(),
+                owner_references: self.migration.controller_owner_ref(&()).map(|it| vec![it]),
+                ..metadata(self.migration)
+            },
+            template: Some(template.clone()),
+        };
+        match templates.create(&PostParams::default(), &object).await {
+            Err(error) if !exists(&error) => Err(kube_trouble("create PodTemplate", &name, &error)),
+            _ => Ok(template),
+        }
+    }
+
+    /// The API server hears of a new policy after a moment: until it does, it would let anybody's
+    /// pod pass. A pod that must not be created is asked for, and nothing of it is kept.
+    async fn heeded(&self, plan: &Plan, template: PodTemplateSpec) -> Result<Outcome, Trouble> {
+        let mut pod = Pod {
+            metadata: template.metadata.unwrap_or_default(),
+            spec: template.spec,
+            status: None,
+        };
+        pod.metadata.name = Some(plan.target_pod.clone());
+        pod.metadata.labels.get_or_insert_default().remove(LABEL_MIGRATION);
+        let try_out = PostParams { dry_run: true, ..PostParams::default() };
+        let name = policy_name(self.migration);
+        let looks = async {
+            loop {
+                match self.pods().create(&try_out, &pod).await {
+                    Err(kube::Error::Api(status)) if status.message.contains(&name) => return,
+                    _ => tokio::time::sleep(LOOK).await,
+                }
+            }
+        };
+        tokio::time::timeout(HEEDED, looks).await.map(|()| Outcome::Done).map_err(|_| Trouble {
+            reason: "NameNotKept".to_owned(),
+            message: format!(
+                "have the API server keep the name of pod {}: it does not heed \
+                 ValidatingAdmissionPolicy {name} after {} s",
+                plan.target_pod,
+                HEEDED.as_secs()
+            ),
+            permanent: false,
+        })
+    }
+
+    /// Creates the copy as its owner's own.
+    pub(crate) async fn admit(&self, node: &str) -> Result<Outcome, Trouble> {
+        let plan = self.plan()?;
+        let image: &Image = self.image()?;
+        let name = policy_name(self.migration);
+        let found = self.templates().get(&name).await;
+        let found = found.map_err(|error| kube_trouble("read PodTemplate", &name, &error))?;
+        let template = found.template.unwrap_or_default();
+        let pod = restored_copy(template, &plan.container, &image.reference, node);
+        match self.pods().create(&PostParams::default(), &pod).await {
+            Err(error) if exists(&error) => self.is_ours(plan).await,
+            Err(error) => Err(kube_trouble("create the copy", &plan.target_pod, &error)),
+            Ok(_) => Ok(Outcome::Done),
+        }
+    }
+
+    async fn is_ours(&self, plan: &Plan) -> Result<Outcome, Trouble> {
+        let name = &plan.target_pod;
+        let found = self.pods().get_opt(name).await;
+        let found = found.map_err(|error| kube_trouble("read the copy", name, &error))?;
+        let ours =
+            |pod: &Pod| pod.labels().get(LABEL_MIGRATION) == Some(&self.migration.name_any());
+        if found.as_ref().is_some_and(ours) {
+            return Ok(Outcome::Done);
+        }
+        Err(Trouble {
+            reason: "NameTaken".to_owned(),
+            message: format!(
+                "create the copy {name}: another pod of that name is there, although it is kept; \
+                 delete it"
+            ),
+            permanent: false,
+        })
+    }
+
+    /// Undoes [`Hands::hold`].
+    pub(crate) async fn release(&self) -> Result<Outcome, Trouble> {
+        let name = policy_name(self.migration);
+        let client = &self.cluster.client;
+        let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
+        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
+        deleted(&bindings, "ValidatingAdmissionPolicyBinding", &name).await?;
+        deleted(&policies, "ValidatingAdmissionPolicy", &name).await?;
+        deleted(&self.templates(), "PodTemplate", &name).await?;
+        Ok(Outcome::Done)
+    }
+
+    /// A copy's object stays until nobody needs to see any more what became of it.
+    pub(crate) async fn let_go(&self, name: &str) -> Result<Outcome, Trouble> {
+        let found = self.pods().get_opt(name).await;
+        let found = found.map_err(|error| kube_trouble("read pod", name, &error))?;
+        let Some(pod) = found.filter(|pod| pod.finalizers().iter().any(|it| it == FINALIZER_COPY))
+        else {
+            return Ok(Outcome::Done);
+        };
+        let others: Vec<&String> =
+            pod.finalizers().iter().filter(|it| *it != FINALIZER_COPY).collect();
+        let patch = Patch::Merge(json!({ "metadata": {
+            "uid": pod.uid(),
+            "resourceVersion": pod.resource_version(),
+            "finalizers": others,
+        }}));
+        match self.pods().patch(name, &PatchParams::default(), &patch).await {
+            Err(error) if !not_found(&error) => Err(kube_trouble("let go of pod", name, &error)),
+            _ => Ok(Outcome::Done),
+        }
+    }
+
+    fn templates(&self) -> Api<PodTemplate> {
+        let namespace = self.migration.namespace().unwrap_or_default();
+        Api::namespaced(self.cluster.client.clone(), &namespace)
+    }
+}
+
+async fn applied<K>(api: &Api<K>, object: &K) -> Result<(), Trouble>
+where
+    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+{
+    let name = object.name_any();
+    let params = PatchParams::apply(MANAGER).force();
+    let done = api.patch(&name, &params, &Patch::Apply(object)).await;
+    let attempted = format!("apply {}", K::kind(&()));
+    done.map(|_| ()).map_err(|error| kube_trouble(&attempted, &name, &error))
+}
+
+async fn deleted<K>(api: &Api<K>, kind: &str, name: &str) -> Result<(), Trouble>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    match api.delete(name, &DeleteParams::default()).await {
+        Err(error) if !not_found(&error) => {
+            Err(kube_trouble(&format!("delete {kind}"), name, &error))
+        }
+        _ => Ok(()),
+    }
+}
