@@ -2,6 +2,7 @@
 //! the report. All of it is real; nothing here decides anything about a migration.
 
 pub mod broker;
+pub mod cases;
 pub mod cluster;
 pub mod http;
 pub mod migrate;

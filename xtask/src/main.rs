@@ -5,6 +5,7 @@ mod ci;
 mod crds;
 mod demo;
 mod docs;
+mod e2e;
 mod image;
 mod lab;
 mod sim;
@@ -33,6 +34,8 @@ enum Task {
     CheckDeps,
     /// Move a live consumer between two real nodes while messages keep coming
     Demo(demo::Arguments),
+    /// Move every kind of workload in every way on the lab: tables of what it cost
+    E2e(e2e::Arguments),
     /// Build the project's images and push them to a registry
     Image(image::Arguments),
     /// Run the protocol under plans of faults, and its mutants
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Docs(arguments) => docs::run(&arguments),
         Task::CheckDeps => check_deps::run(),
         Task::Demo(arguments) => demo::run(&arguments),
+        Task::E2e(arguments) => e2e::run(&arguments),
         Task::Image(arguments) => image::run(&arguments),
         Task::Sim(arguments) => sim::run(&arguments),
         Task::Ci => ci::run(),
