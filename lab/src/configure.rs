@@ -58,7 +58,10 @@ fn control(etc: &Path, authority: &Authority, nodes: &[Node], password: &str) ->
 
     let root = etc.join("root/etc");
     file(&root.join("rabbitmq/rabbitmq.conf"), &render::rabbitmq())?;
-    file(&root.join("rabbitmq/enabled_plugins"), "[rabbitmq_management].\n")?;
+    file(
+        &root.join("rabbitmq/enabled_plugins"),
+        "[rabbitmq_consistent_hash_exchange,rabbitmq_management].\n",
+    )?;
     file(
         &root.join("rabbitmq/definitions.json"),
         &render::rabbitmq_definitions(BROKER_USER, password),

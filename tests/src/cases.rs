@@ -72,6 +72,10 @@ pub fn identity() -> Vec<Case> {
     let sequential = || json!({ "migrationStrategy": "Sequential" });
     let swap = |mode| json!({ "migrationStrategy": "ShadowPod", "identitySwapMode": mode });
     let ordinal = |name, pod| Case { pod: Some(pod), ..case(name, set(3), sequential()) };
+    let leaves = Case {
+        pod: Some("consumer-2"),
+        ..case("StatefulSet of 3, last, ShadowPod", set(3), shadow())
+    };
     vec![
         case("bare pod, ShadowPod", bare(), shadow()),
         case("Deployment of 1, ShadowPod", deployment(1), shadow()),
@@ -80,6 +84,7 @@ pub fn identity() -> Vec<Case> {
         ordinal("StatefulSet of 3, first, Sequential", "consumer-0"),
         ordinal("StatefulSet of 3, middle, Sequential", "consumer-1"),
         ordinal("StatefulSet of 3, last, Sequential", "consumer-2"),
+        leaves,
         case("StatefulSet of 1, ShadowPod, ExchangeFence", set(1), swap("ExchangeFence")),
         case("StatefulSet of 1, ShadowPod, Cutoff", set(1), swap("Cutoff")),
     ]
@@ -91,6 +96,7 @@ pub fn modes() -> Vec<Case> {
     let remembers = || Workload { remember: true, ..Workload::default() };
     let mode = |mode| json!({ "replayMode": mode });
     let fed_by = |exchange_type| Workload { exchange_type, ..Workload::default() };
+    let parked = |exchange_type| Workload { exchange_type, ..remembers() };
     let quorum = || Workload { queue_type: "quorum", ..Workload::default() };
     let expecting = |mode, case| Case { expected: Some(mode), ..case };
     vec![
@@ -101,6 +107,9 @@ pub fn modes() -> Vec<Case> {
         case("Cutoff, classic, direct", fed_by("direct"), mode("Cutoff")),
         case("Cutoff, classic, topic", fed_by("topic"), mode("Cutoff")),
         case("Cutoff, classic, headers", fed_by("headers"), mode("Cutoff")),
+        case("Park, quorum, fanout", Workload { remember: true, ..quorum() }, mode("Park")),
+        case("Park, consistent hash", parked("x-consistent-hash"), mode("Park")),
+        expecting("Park", case("Auto, default exchange", parked("default"), json!({}))),
         expecting("Replay/Cutoff", case("Auto, which replays", remembers(), json!({}))),
     ]
 }
@@ -148,12 +157,7 @@ impl Case {
 
     fn asked_of(&self) -> Value {
         let mut asked = self.asked.clone();
-        asked["messageQueueConfig"] = json!({
-            "queueName": "app.events",
-            "brokerSecretRef": { "name": "broker", "key": "url" },
-            "exchangeName": self.workload.exchange(),
-            "routingKey": self.workload.routing_key(),
-        });
+        asked["messageQueueConfig"] = self.workload.queue_config();
         asked
     }
 }

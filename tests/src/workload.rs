@@ -16,6 +16,9 @@ const FOLDER: &str = "eval/workloads";
 const CONSUME: &str = "import runpy, sys; sys.path.insert(0, '/app'); \
                        runpy.run_path('/app/consumer.py', run_name='__main__')";
 
+/// Name of the volume and of its claim.
+pub const CLAIM: &str = "consumer-data";
+
 /// Which consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
@@ -40,7 +43,8 @@ pub struct Workload {
     pub stateful_set: bool,
     /// Replicas; with more than one, each has a queue of its own.
     pub replicas: u32,
-    /// The exchange's type: `fanout`, `direct`, `topic` or `headers`.
+    /// The exchange's type: `fanout`, `direct`, `topic`, `headers`, `x-consistent-hash`; or `default`
+    /// for the default exchange, which needs no binding.
     pub exchange_type: &'static str,
     /// Declare and bind the queue on every connect.
     pub rebind: bool,
@@ -50,6 +54,10 @@ pub struct Workload {
     pub ballast_mb: u32,
     /// Milliseconds per message.
     pub service_ms: u32,
+    /// A second container, a sidecar, an init container, and volumes of four kinds.
+    pub whole: bool,
+    /// Access mode of a volume claim that it mounts.
+    pub claim: Option<&'static str>,
     /// `classic` or `quorum`.
     pub queue_type: &'static str,
     /// Send probes through the Service.
@@ -76,6 +84,8 @@ impl Default for Workload {
             remember: false,
             ballast_mb: 0,
             service_ms: 0,
+            whole: false,
+            claim: None,
             queue_type: "classic",
             probe: true,
             service: true,
@@ -105,6 +115,9 @@ impl Workload {
                 secret["stringData"] = json!({ "url": url });
             })
             .await?;
+        for object in self.claim.into_iter().flat_map(claimed) {
+            cluster.apply_object(object).await?;
+        }
         if self.service {
             cluster.apply(&format!("{FOLDER}/service.yaml"), |_| {}).await?;
         }
@@ -153,6 +166,20 @@ impl Workload {
         if !self.bare {
             object["spec"]["replicas"] = json!(self.replicas);
         }
+        if self.whole {
+            let template = if self.bare { &mut *object } else { &mut object["spec"]["template"] };
+            complete(&mut template["spec"]);
+        }
+        if self.claim.is_some() {
+            let template = if self.bare { &mut *object } else { &mut object["spec"]["template"] };
+            let claim = json!({ "claimName": CLAIM });
+            add(
+                &mut template["spec"]["volumes"],
+                json!({ "name": CLAIM, "persistentVolumeClaim": claim }),
+            );
+            let mounts = &mut template["spec"]["containers"][0]["volumeMounts"];
+            add(mounts, json!({ "name": CLAIM, "mountPath": "/var/data" }));
+        }
         edit(object, |container| {
             if self.replicas > 1 {
                 set_env(container, "QUEUE", "app.events.$(POD_NAME)");
@@ -175,7 +202,10 @@ impl Workload {
 
     /// The exchange that feeds the queues.
     pub fn exchange(&self) -> String {
-        format!("app.{}", self.exchange_type)
+        match self.exchange_type {
+            "default" => String::new(),
+            kind => format!("app.{kind}"),
+        }
     }
 
     /// What the publishers write, and the queues are bound with.
@@ -183,8 +213,22 @@ impl Workload {
         match self.exchange_type {
             "direct" => "orders",
             "topic" => "orders.eu.new",
+            // The queue's name.
+            "default" => "app.events",
+            // The queue's weight.
+            "x-consistent-hash" => "1",
             _ => "",
         }
+    }
+
+    /// What a migration is told about the queue.
+    pub fn queue_config(&self) -> Value {
+        json!({
+            "queueName": "app.events",
+            "brokerSecretRef": { "name": "broker", "key": "url" },
+            "exchangeName": self.exchange(),
+            "routingKey": self.routing_key(),
+        })
     }
 
     fn set_exchange(&self, container: &mut Value) {
@@ -222,8 +266,70 @@ impl Workload {
             Ok((!left).then_some(()))
         })
         .await?;
+        cluster.kubectl(&["delete", "pvc,pv", CLAIM, "--ignore-not-found"], "")?;
         broker::clear(cluster).await
     }
+}
+
+/// A volume on every node, each its own, and a claim of it.
+fn claimed(mode: &str) -> [Value; 2] {
+    let size = json!({ "storage": "1Mi" });
+    [
+        json!({
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": CLAIM },
+            "spec": {
+                "capacity": size, "accessModes": [mode], "storageClassName": "",
+                "hostPath": { "path": "/var/lib/consumer-data", "type": "DirectoryOrCreate" },
+                "claimRef": { "namespace": "default", "name": CLAIM },
+            },
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": CLAIM },
+            "spec": {
+                "accessModes": [mode], "storageClassName": "", "volumeName": CLAIM,
+                "resources": { "requests": size },
+            },
+        }),
+    ]
+}
+
+fn add(list: &mut Value, item: Value) {
+    match list.as_array_mut() {
+        Some(list) => list.push(item),
+        None => *list = json!([item]),
+    }
+}
+
+/// What a pod may have besides its one container.
+fn complete(spec: &mut Value) {
+    let image = spec["containers"][0]["image"].clone();
+    let container = |name: &str, code: &str| {
+        json!({
+            "name": name, "image": image, "command": ["/usr/bin/python3", "-c", code],
+            "volumeMounts": [{ "name": "scratch", "mountPath": "/scratch" }],
+        })
+    };
+    let waits = "import signal; signal.signal(15, lambda *_: exit()); signal.pause()";
+    let mut helper = container("helper", waits);
+    helper["restartPolicy"] = json!("Always");
+    let once = container("once", "open('/scratch/once', 'a').write('x')");
+    spec["initContainers"] = json!([once, helper]);
+    if let Some(containers) = spec["containers"].as_array_mut() {
+        containers[0]["volumeMounts"] = json!([
+            { "name": "settings", "mountPath": "/etc/settings" },
+            { "name": "credentials", "mountPath": "/etc/credentials", "readOnly": true },
+            { "name": "about", "mountPath": "/etc/about" },
+            { "name": "scratch", "mountPath": "/scratch" },
+        ]);
+        containers.push(container("beside", waits));
+    }
+    let labels = json!([{ "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } }]);
+    spec["volumes"] = json!([
+        { "name": "settings", "configMap": { "name": "kube-root-ca.crt" } },
+        { "name": "credentials", "secret": { "secretName": "broker" } },
+        { "name": "about", "projected": { "sources": [{ "downwardAPI": { "items": labels } }] } },
+        { "name": "scratch", "emptyDir": {} },
+    ]);
 }
 
 fn is_ready(pod: &k8s_openapi::api::core::v1::Pod) -> bool {

@@ -72,7 +72,7 @@ pub(crate) fn not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-fn conflict(error: &kube::Error) -> bool {
+pub(crate) fn conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
@@ -123,6 +123,8 @@ impl Hands<'_> {
             Effect::PreferSource => self.deletion_cost(Some("-2147483647")).await,
             Effect::UnpreferSource => self.deletion_cost(None).await,
             Effect::Adopt => self.label_target(labels_at_switch).await,
+            Effect::ScaleDown { from } => self.scale_down(*from).await,
+            Effect::ScaleUp { to } => self.scale_up(*to).await,
             Effect::DeleteSource => self.delete_source(self.plan()?, None).await,
             Effect::Vacate => self.delete_source(self.plan()?, Some(SHORTEST_GRACE)).await,
             Effect::MakeRoom => {
@@ -175,7 +177,7 @@ impl Hands<'_> {
         }
     }
 
-    fn namespace(&self) -> String {
+    pub(crate) fn namespace(&self) -> String {
         self.migration.namespace().unwrap_or_default()
     }
 

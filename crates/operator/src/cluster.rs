@@ -68,6 +68,11 @@ impl Cluster {
         self.pods.get(&ObjectRef::new(name).within(namespace))
     }
 
+    /// The node `name`, as last seen.
+    pub fn node(&self, name: &str) -> Option<Arc<Node>> {
+        self.nodes.get(&ObjectRef::new(name))
+    }
+
     /// The Job `name` in `namespace`, as last seen.
     pub fn job(&self, namespace: &str, name: &str) -> Option<Arc<Job>> {
         self.jobs.get(&ObjectRef::new(name).within(namespace))

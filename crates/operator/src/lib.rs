@@ -22,10 +22,12 @@ pub mod problems;
 pub mod registry;
 mod report;
 mod revive;
+mod scale;
 mod secret;
 pub mod settings;
 pub mod target_pod;
 pub mod transfer_job;
+mod volumes;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -29,9 +29,11 @@ use crate::observe::{broker_trouble, chain};
 use crate::problems::pod_warnings;
 use crate::registry::Registry;
 use crate::settings::Options;
+use crate::volumes::Volume;
 use crate::{clock, decide as mapping, report};
 
 mod observing;
+mod preflight;
 
 /// How often a status that only changed in its figures is written.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -71,6 +73,8 @@ struct Memory {
     failures: u32,
     survey: Option<Survey>,
     registry: Option<Result<(), String>>,
+    volumes: Option<Vec<Volume>>,
+    copy: Option<Result<(), String>>,
     broker: Option<BrokerView>,
     reported: Option<Instant>,
     said: String,

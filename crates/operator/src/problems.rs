@@ -127,12 +127,7 @@ fn volume_warning(spec: &PodSpec, volume: &Volume) -> Option<String> {
             "volume {name} is a folder of the node: the target sees its own node's"
         ));
     }
-    let claim = volume.persistent_volume_claim.as_ref()?;
-    Some(format!(
-        "both copies use the volume claim {} for a while: it must allow ReadWriteMany, else the \
-         target does not start and the migration rolls back",
-        claim.claim_name
-    ))
+    None
 }
 
 /// What keeps `node` from taking a copy of `pod`, a sentence each. The kubelet checks resources,
@@ -147,7 +142,8 @@ pub fn node_problems(node: &Node, pod: &Pod) -> Vec<String> {
         .map(|taint| {
             let value = taint.value.as_ref().map(|value| format!("={value}")).unwrap_or_default();
             format!(
-                "node {} has the taint {}{value}:{}, which the pod does not tolerate",
+                "node {} has the taint {}{value}:{}, which the pod does not tolerate: \
+                 add a toleration",
                 node.name_any(),
                 taint.key,
                 taint.effect
@@ -248,8 +244,8 @@ mod tests {
         ]);
         spec["containers"].as_array_mut().unwrap().push(json!({"name": "proxy"}));
         let warnings = pod_warnings(&pod(spec), "app");
-        assert_eq!(warnings.len(), 4, "{warnings:?}");
-        assert!(warnings[1].contains("data-0") && warnings[3].contains("proxy"), "{warnings:?}");
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert!(warnings[1].contains("node") && warnings[2].contains("proxy"), "{warnings:?}");
     }
 
     #[test]
@@ -269,7 +265,10 @@ mod tests {
         };
         assert_eq!(
             with(json!([])),
-            ["node worker-2 has the taint team=a:NoSchedule, which the pod does not tolerate"]
+            [
+                "node worker-2 has the taint team=a:NoSchedule, which the pod does not tolerate: add a \
+              toleration"
+            ]
         );
         for good in [
             json!([{"operator": "Exists"}]),

@@ -46,6 +46,9 @@ const PLACE_LABELS: [&str; 2] = ["topology.kubernetes.io/region", "topology.kube
 /// Every ReplicaSet of a Deployment selects it.
 const OWNERS_LABEL: &str = "pod-template-hash";
 
+/// By which a Service finds one pod of a StatefulSet.
+const OWNERS_NAME: &str = "statefulset.kubernetes.io/pod-name";
+
 /// What the target pod is to be.
 pub struct TargetPlan<'a> {
     /// The migration.
@@ -183,6 +186,13 @@ fn annotations(source: &Pod, plan: &TargetPlan) -> BTreeMap<String, String> {
     annotations
 }
 
+/// Whether a pod has left its StatefulSet: it bears the label of the name by which the set knew it,
+/// and another name.
+pub fn has_left(pod: &Pod) -> bool {
+    let known_as = pod.labels().get(OWNERS_NAME);
+    pod.owner_references().is_empty() && known_as.is_some_and(|name| *name != pod.name_any())
+}
+
 /// The container of a moved pod that was restored, and its own image: the spec names the checkpoint.
 pub fn restored_container(pod: &Pod) -> Option<(&str, &str)> {
     pod.annotations().get(ANNOTATION_BASE_IMAGE)?.split_once(' ')
@@ -263,7 +273,7 @@ fn fresh_pod(moved: &Pod, mut spec: PodSpec) -> Pod {
     annotations.insert(ANNOTATION_REPLACES.to_owned(), moved.uid().unwrap_or_default());
     Pod {
         metadata: ObjectMeta {
-            name: Some(target_name(&moved.name_any())),
+            name: Some(target_name(&moved.name_any(), has_left(moved))),
             namespace: moved.metadata.namespace.clone(),
             labels: Some(labels_at_switch(moved)),
             annotations: Some(annotations),

@@ -42,6 +42,16 @@ pub enum Effect {
     UnpreferSource,
     /// Give the target all of the source's labels: the ReplicaSet finds it.
     Adopt,
+    /// Make the source's StatefulSet smaller by one pod, which is the source.
+    ScaleDown {
+        /// How many pods it had before.
+        from: u32,
+    },
+    /// Undo [`Effect::ScaleDown`].
+    ScaleUp {
+        /// How many pods it had before.
+        to: u32,
+    },
     /// Delete the source pod.
     DeleteSource,
     /// Delete the source pod with the shortest grace that its kubelet still confirms: its state is
@@ -93,7 +103,7 @@ impl fmt::Display for EffectId {
 }
 
 /// The names of all effects.
-pub const NAMES: [&str; 34] = [
+pub const NAMES: [&str; 36] = [
     "lock",
     "declare-exchange",
     "declare-side-queue",
@@ -120,6 +130,8 @@ pub const NAMES: [&str; 34] = [
     "prefer-source",
     "unprefer-source",
     "adopt",
+    "scale-down",
+    "scale-up",
     "delete-source",
     "vacate",
     "make-room",
@@ -160,6 +172,8 @@ impl Effect {
             Effect::PreferSource => "prefer-source",
             Effect::UnpreferSource => "unprefer-source",
             Effect::Adopt => "adopt",
+            Effect::ScaleDown { .. } => "scale-down",
+            Effect::ScaleUp { .. } => "scale-up",
             Effect::DeleteSource => "delete-source",
             Effect::Vacate => "vacate",
             Effect::MakeRoom => "make-room",

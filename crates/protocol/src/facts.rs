@@ -55,6 +55,9 @@ pub struct Plan {
     pub owner: Owner,
     /// Explicit or by owner.
     pub strategy: Strategy,
+    /// How many pods the source's StatefulSet had, if the copy leaves it: it has one less then.
+    #[serde(default)]
+    pub replicas: Option<u32>,
     /// Repository of the checkpoint image.
     pub repository: String,
     /// How many consumers `Q` had, the source among them.

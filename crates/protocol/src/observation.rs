@@ -61,6 +61,8 @@ pub struct Pod {
     /// The application returns to the queue it was told to consume when it has lost its connection,
     /// the user says.
     pub remembers: bool,
+    /// It has left its StatefulSet, and bears another name since.
+    pub has_left: bool,
     /// What keeps it from starting (a container's waiting reason and message).
     pub waiting: Option<String>,
     /// It belongs to this migration (by its label).
@@ -95,6 +97,26 @@ pub struct Node {
     pub problems: Vec<String>,
 }
 
+/// A StatefulSet, as far as it says which of its pods goes when it gets smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PodsOfSet {
+    /// The ordinal of its first pod.
+    pub first: u32,
+    /// How many pods it is to have.
+    pub replicas: u32,
+    /// It deletes the volume claims of the pods that leave it.
+    pub deletes_claims: bool,
+}
+
+/// A volume claim of the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Its name.
+    pub name: String,
+    /// It can be used on several nodes at once.
+    pub shared: bool,
+}
+
 /// What only the preflight looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preflight {
@@ -106,6 +128,13 @@ pub struct Preflight {
     pub registry: Option<Result<(), String>>,
     /// The broker's survey of the queue, taken under its lock; absent while not taken.
     pub survey: Option<Survey>,
+    /// The StatefulSet that owns the source; absent while not read, or where there is none.
+    pub set: Option<PodsOfSet>,
+    /// The source's volume claims; absent while not read.
+    pub claims: Option<Vec<Claim>>,
+    /// Whether the API server would take a copy of the source, with all its mounts, or why not;
+    /// absent while not asked.
+    pub copy: Option<Result<(), String>>,
     /// Replicas of the ReplicaSet that are not ready.
     pub unready_siblings: u32,
 }

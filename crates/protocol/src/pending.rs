@@ -6,7 +6,7 @@ use crate::broker::{Counts, Survey};
 use crate::decide::Next;
 use crate::effect::Effect;
 use crate::names::Names;
-use crate::observation::{Node, Observation, Owner, Pod, Preflight};
+use crate::observation::{Claim, Node, Observation, Owner, Pod, PodsOfSet, Preflight};
 use crate::phase::{CutStep, Failure, Hop, ParkStep, Phase, Plan};
 use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 
@@ -23,18 +23,24 @@ pub(crate) fn effects(spec: &Spec) -> Vec<Effect> {
     if spec.queue.is_some() { vec![Effect::Lock] } else { Vec::new() }
 }
 
-/// The name of the target pod: `<name>-shadow`, and `<name>` again on the next move.
-pub fn target_name(source: &str) -> String {
-    const SUFFIX: &str = "-shadow";
-    const LONGEST: usize = 63;
-    match source.strip_suffix(SUFFIX) {
-        Some(base) if !base.is_empty() => base.to_owned(),
-        _ => {
-            let room = LONGEST - SUFFIX.len();
-            let base: String = source.chars().take(room).collect();
-            format!("{}{SUFFIX}", base.trim_end_matches(['-', '.']))
-        }
+/// The name of the target pod: `<name>-shadow`, and `<name>` again on the next move. A pod that has
+/// left its StatefulSet never bears the name again by which the set knows its own: `<name>-moved`.
+pub fn target_name(source: &str, has_left: bool) -> String {
+    const SHADOW: &str = "-shadow";
+    const MOVED: &str = "-moved";
+    let base = |suffix| source.strip_suffix(suffix).filter(|base| !base.is_empty());
+    match (base(SHADOW), base(MOVED).filter(|_| has_left)) {
+        (Some(base), _) if has_left => with_suffix(base, MOVED),
+        (Some(base), _) => base.to_owned(),
+        (None, Some(base)) => with_suffix(base, SHADOW),
+        (None, None) => with_suffix(source, SHADOW),
     }
+}
+
+fn with_suffix(name: &str, suffix: &str) -> String {
+    const LONGEST: usize = 63;
+    let base: String = name.chars().take(LONGEST - suffix.len()).collect();
+    format!("{}{suffix}", base.trim_end_matches(['-', '.']))
 }
 
 type Checked<T> = Result<T, Refusal>;
@@ -73,7 +79,8 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     let Some(queue) = &spec.queue else {
         return no(
             "NotSupported",
-            "a migration without messageQueueConfig is not part of this version",
+            "a migration without messageQueueConfig is not part of this version; name the queue that \
+             the pod consumes",
         );
     };
     let Some(preflight) = &seen.preflight else { return unknown("the cluster to answer") };
@@ -82,9 +89,11 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     let target_node = target_node(spec, pod, preflight)?;
     let strategy = strategy(spec, settings, pod)?;
     let target_pod = match strategy {
-        Strategy::ShadowPod => target_name(&spec.source_pod),
+        Strategy::ShadowPod => target_name(&spec.source_pod, pod.has_left),
         Strategy::Sequential => spec.source_pod.clone(),
     };
+    let replicas = leaves(spec, pod, strategy, preflight)?;
+    copy_allowed(spec, strategy, preflight)?;
     if preflight.name_taken && strategy == Strategy::ShadowPod {
         return no(
             "NameTaken",
@@ -105,12 +114,10 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     };
     consumers_allow(spec, queue, pod, survey, counts)?;
     let (mode, mode_reason) = mode(spec, settings, queue, pod, survey, counts)?;
-    if strategy == Strategy::Sequential && mode == ReplayMode::Park {
-        return no("NotSupported", "strategy Sequential in mode Park is not part of this version");
-    }
     let hop = hop(spec, pod, mode)?;
     Ok(Plan {
         hop,
+        replicas,
         names: Names::new(queue, &spec.uid),
         source_pod: spec.source_pod.clone(),
         source_uid: pod.uid.clone(),
@@ -155,13 +162,22 @@ fn supported(spec: &Spec) -> Checked<()> {
 fn source<'a>(spec: &Spec, seen: &'a Observation) -> Checked<(&'a Pod, String)> {
     let name = &spec.source_pod;
     let Some(pod) = &seen.source else {
-        return no("SourceNotFound", format!("source pod {name} does not exist in this namespace"));
+        return no(
+            "SourceNotFound",
+            format!("source pod {name} does not exist in this namespace; name one that does"),
+        );
     };
     if pod.terminating {
-        return no("SourceNotRunning", format!("source pod {name} is being deleted"));
+        return no(
+            "SourceNotRunning",
+            format!("source pod {name} is being deleted; name the one that takes its place"),
+        );
     }
     if !pod.running || pod.node.is_none() {
-        return no("SourceNotRunning", format!("source pod {name} is not running"));
+        return no(
+            "SourceNotRunning",
+            format!("source pod {name} is not running; wait until it is"),
+        );
     }
     match &pod.owner {
         Owner::Bare | Owner::Deployment { .. } | Owner::StatefulSet(_) => {}
@@ -192,7 +208,10 @@ fn source<'a>(spec: &Spec, seen: &'a Observation) -> Checked<(&'a Pod, String)> 
     if !pod.statuses.get(&container).is_some_and(|status| status.running) {
         return no(
             "ContainerNotRunning",
-            format!("container {container} of source pod {name} is not running"),
+            format!(
+                "container {container} of source pod {name} is not running; wait until it is, or \
+                 name another in containerName"
+            ),
         );
     }
     if let Some(problem) = pod.problems.first() {
@@ -214,19 +233,17 @@ fn strategy(spec: &Spec, settings: &Settings, pod: &Pod) -> Checked<Strategy> {
             ),
         ),
         (Owner::StatefulSet(_), None | Some(Strategy::Sequential)) => Ok(Strategy::Sequential),
-        (Owner::StatefulSet(_), Some(Strategy::ShadowPod))
-            if spec.identity_swap != IdentitySwap::None && settings.admission =>
+        (Owner::StatefulSet(set), Some(Strategy::ShadowPod))
+            if spec.identity_swap != IdentitySwap::None && !settings.admission =>
         {
-            Ok(Strategy::ShadowPod)
+            no(
+                "NotSupported",
+                format!(
+                    "identitySwapMode for source pod {name} of StatefulSet {set} needs Kubernetes \
+                     1.30 or later, whose API server serves ValidatingAdmissionPolicies"
+                ),
+            )
         }
-        (Owner::StatefulSet(set), Some(Strategy::ShadowPod)) => no(
-            "NotSupported",
-            format!(
-                "strategy ShadowPod for source pod {name} of StatefulSet {set} needs \
-                 identitySwapMode ExchangeFence or Cutoff, and Kubernetes 1.30 or later; or use \
-                 Sequential"
-            ),
-        ),
         (_, Some(Strategy::Sequential)) => no(
             "NotSupported",
             format!(
@@ -236,6 +253,75 @@ fn strategy(spec: &Spec, settings: &Settings, pod: &Pod) -> Checked<Strategy> {
         ),
         (_, None | Some(Strategy::ShadowPod)) => Ok(Strategy::ShadowPod),
     }
+}
+
+/// Both copies run at once in strategy ShadowPod, and need their volumes at once.
+fn copy_allowed(spec: &Spec, strategy: Strategy, preflight: &Preflight) -> Checked<()> {
+    let name = &spec.source_pod;
+    let Some(claims) = &preflight.claims else {
+        return unknown(format!("the volume claims of pod {name}"));
+    };
+    let alone = claims.iter().find(|claim| !claim.shared);
+    if let Some(Claim { name: claim, .. }) = alone.filter(|_| strategy == Strategy::ShadowPod) {
+        return no(
+            "VolumeNotShared",
+            format!(
+                "volume claim {claim} of source pod {name} can be used on one node at a time, and \
+                 strategy ShadowPod runs the pod on two; use strategy Sequential for a StatefulSet's \
+                 pod, or a claim that is ReadWriteMany"
+            ),
+        );
+    }
+    match &preflight.copy {
+        Some(Ok(())) => Ok(()),
+        Some(Err(why)) => no(
+            "CopyRefused",
+            format!(
+                "a copy of source pod {name} could not be created: {why}; see to that, then create \
+                 the migration again"
+            ),
+        ),
+        None => unknown(format!("the API server to try out a copy of pod {name}")),
+    }
+}
+
+/// How many pods the StatefulSet has that the copy leaves: it keeps its last pod's place for nobody.
+fn leaves(
+    spec: &Spec,
+    pod: &Pod,
+    strategy: Strategy,
+    preflight: &Preflight,
+) -> Checked<Option<u32>> {
+    let Owner::StatefulSet(set) = &pod.owner else { return Ok(None) };
+    if strategy != Strategy::ShadowPod || spec.identity_swap != IdentitySwap::None {
+        return Ok(None);
+    }
+    let name = &spec.source_pod;
+    let instead = "use strategy Sequential, or identitySwapMode ExchangeFence or Cutoff";
+    let Some(PodsOfSet { first, replicas, deletes_claims }) = preflight.set else {
+        return unknown(format!("StatefulSet {set} to be read"));
+    };
+    let last = format!("{set}-{}", u64::from(first) + u64::from(replicas.max(1)) - 1);
+    if *name != last {
+        return no(
+            "NotTheLastReplica",
+            format!(
+                "strategy ShadowPod without identitySwapMode takes source pod {name} out of \
+                 StatefulSet {set}, which is scaled down by one and so gives up {last}; {instead}"
+            ),
+        );
+    }
+    if deletes_claims {
+        return no(
+            "ClaimsWouldGo",
+            format!(
+                "StatefulSet {set} deletes the volume claims of pods that leave it \
+                 (persistentVolumeClaimRetentionPolicy.whenScaled: Delete), and pod {name} would; \
+                 set it to Retain, or {instead}"
+            ),
+        );
+    }
+    Ok(Some(replicas))
 }
 
 /// A swap of identities takes two hops, timed each as asked for.
@@ -305,7 +391,13 @@ fn target_node(spec: &Spec, pod: &Pod, preflight: &Preflight) -> Checked<String>
         );
     }
     let Some(node) = preflight.nodes.iter().find(|node| node.name == *wanted) else {
-        return no("TargetNodeNotFound", format!("target node {wanted} does not exist"));
+        return no(
+            "TargetNodeNotFound",
+            format!(
+                "target node {wanted} does not exist; the nodes are {}",
+                names(&preflight.nodes)
+            ),
+        );
     };
     if !node.schedulable {
         return no(
@@ -314,15 +406,20 @@ fn target_node(spec: &Spec, pod: &Pod, preflight: &Preflight) -> Checked<String>
         );
     }
     if !node.ready {
-        return no("TargetNodeNotReady", format!("target node {wanted} is not Ready"));
-    }
-    if let Some(problem) = node.problems.first() {
         return no(
-            "TargetNodeRefuses",
-            format!("{problem}; add a toleration or name another node"),
+            "TargetNodeNotReady",
+            format!("target node {wanted} is not Ready; wait until it is, or name another"),
         );
     }
+    if let Some(problem) = node.problems.first() {
+        return no("TargetNodeRefuses", format!("{problem}; name another node"));
+    }
     Ok(wanted.clone())
+}
+
+fn names(nodes: &[Node]) -> String {
+    let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+    names.join(", ")
 }
 
 /// How messages are handed over, and why so.
@@ -347,16 +444,27 @@ fn mode(
                 spec.source_pod
             ),
         ),
-        Some(asked) => replay.map(|()| (asked, "asked for".to_owned())),
+        Some(asked) => replay.map(|()| (asked, "asked for".to_owned())).map_err(park_instead),
         None => match replay {
             Err(Refusal::No(why)) if pod.remembers => {
                 Ok((ReplayMode::Park, format!("Replay is not possible: {}", why.message)))
             }
-            Err(refusal) => Err(refusal),
-            Ok(()) if pod.remembers => Ok(by_backlog(settings, survey, counts)),
+            Err(refusal) => Err(park_instead(refusal)),
+            // To stand still twice would be worse.
+            Ok(()) if pod.remembers && spec.identity_swap == IdentitySwap::None => {
+                Ok(by_backlog(settings, survey, counts))
+            }
             Ok(()) => Ok((ReplayMode::Cutoff, "Replay needs no pause".to_owned())),
         },
     }
+}
+
+/// What to do where a feed can't be diverted.
+fn park_instead(refusal: Refusal) -> Refusal {
+    let Refusal::No(Failure { reason, message }) = refusal else { return refusal };
+    let instead =
+        "use replayMode Park, if the application returns to the queue it was told to consume";
+    Refusal::No(Failure::new(&reason, format!("{message}; {instead}")))
 }
 
 /// Both copies would work off a deep backlog for longer than it takes to move without it.

@@ -111,6 +111,9 @@ fn lay_out_order(plan: &Plan) -> Vec<Effect> {
             pod: plan.target_pod.clone(),
             control: Control::StartReplay { queue, role: Role::Target },
         }));
+    } else if plan.strategy == Strategy::Sequential {
+        // Nobody else is there to be proved gone, or to go on without it.
+        effects.push(end_replay(plan));
     }
     effects
 }
@@ -142,7 +145,18 @@ pub(crate) fn restore(
         feed_per_second: 0,
     };
     let Some(cuts) = taken.cuts else {
-        return parked(plan, taken, image, incarnation, target, seen);
+        let step = match commit {
+            // With the source gone, a copy that runs is the one that survives.
+            Some(commit) => SwitchStep::Open(Some(commit)),
+            None if waits(target, seen) => SwitchStep::Hand,
+            None => {
+                let queue = &plan.names.park;
+                let waiting = format!("target pod {pod} to wait on {queue}, its probes passing");
+                return Next::Wait(POLL, waiting);
+            }
+        };
+        let facts = Facts { plan, taken, image, target: &incarnation };
+        return facts.finalizing(step);
     };
     let primary = seen.broker.as_ref().and_then(|broker| broker.primary);
     let lag = match primary {
@@ -167,29 +181,9 @@ pub(crate) fn restore(
 }
 
 /// Mode `Park`: the copy waits where the checkpoint was taken, and is well.
-fn parked(
-    plan: &Plan,
-    taken: &Taken,
-    image: &Image,
-    target: Incarnation,
-    pod: &Pod,
-    seen: &Observation,
-) -> Next {
+fn waits(target: &Pod, seen: &Observation) -> bool {
     let park = seen.broker.as_ref().and_then(|broker| broker.park);
-    if !pod.containers_ready || park.is_none_or(|counts| counts.consumers != 1) {
-        let (name, queue) = (&plan.target_pod, &plan.names.park);
-        return Next::Wait(
-            POLL,
-            format!("target pod {name} to wait on {queue}, its probes passing"),
-        );
-    }
-    Next::go(Phase::Finalizing {
-        plan: plan.clone(),
-        taken: taken.clone(),
-        image: image.clone(),
-        target,
-        step: SwitchStep::Hand,
-    })
+    target.containers_ready && park.is_some_and(|counts| counts.consumers == 1)
 }
 
 /// The target may take over when it has caught up with the source, which gets the same messages:
@@ -270,26 +264,37 @@ fn stalled(
 pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
     match step {
         SwitchStep::Hand => vec![end_replay(plan)],
-        SwitchStep::Open(Some(_)) if plan.mode == ReplayMode::Park => {
+        SwitchStep::Open(Some(_)) if handed(plan) => {
             vec![Effect::Announce, Effect::OpenGate]
         }
         SwitchStep::Open(_) => vec![end_replay(plan), Effect::Announce, Effect::OpenGate],
         SwitchStep::Overlap(_) | SwitchStep::Hop { .. } => Vec::new(),
         // The source stands still for good, whether or not the target is there to be adopted.
         SwitchStep::Replace(Some(_)) => {
-            vec![Effect::PreferSource, Effect::Adopt, Effect::DeleteSource]
+            vec![Effect::PreferSource, Effect::Adopt, leave(plan)]
         }
         // It has been its owner's since it was born.
         SwitchStep::Replace(None) if plan.base().is_some() => vec![Effect::DeleteSource],
         SwitchStep::Replace(None) => match plan.owner {
             Owner::Deployment { .. } => vec![Effect::PreferSource, Effect::Adopt],
-            _ => vec![Effect::Adopt, Effect::DeleteSource],
+            _ => vec![Effect::Adopt, leave(plan)],
         },
         SwitchStep::Retire(_) => std::iter::once(Effect::Retire)
             .chain(plan.keeps_name().then_some(Effect::Release))
             .collect(),
         SwitchStep::Remove(..) => both_hops(plan),
     }
+}
+
+/// It has obeyed its order already, which was the commit.
+fn handed(plan: &Plan) -> bool {
+    plan.mode == ReplayMode::Park && plan.strategy == Strategy::ShadowPod
+}
+
+/// A StatefulSet deletes the last of its pods itself; a pod that is deleted before it has heard of its
+/// new size would come again.
+fn leave(plan: &Plan) -> Effect {
+    plan.replicas.map_or(Effect::DeleteSource, |from| Effect::ScaleDown { from })
 }
 
 pub(crate) fn interest(plan: &Plan, step: SwitchStep) -> Interest {

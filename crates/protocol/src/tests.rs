@@ -24,9 +24,11 @@ mod asked;
 mod gates;
 mod hop;
 mod identity;
+mod leaving;
 mod lost;
 mod noticed;
 mod park;
+mod refused;
 mod sequential;
 mod way_back;
 
@@ -74,6 +76,7 @@ fn pod(uid: &str, node: &str, container: &str) -> Pod {
         statuses: BTreeMap::from([("app".into(), status)]),
         problems: Vec::new(),
         remembers: false,
+        has_left: false,
         waiting: None,
         ours: false,
     }
@@ -126,6 +129,9 @@ fn preflight() -> Observation {
             name_taken: false,
             registry: Some(Ok(())),
             survey: Some(survey()),
+            set: None,
+            claims: Some(Vec::new()),
+            copy: Some(Ok(())),
             unready_siblings: 0,
         }),
         broker: Some(BrokerView {
@@ -430,56 +436,6 @@ fn a_consumer_whose_address_the_broker_does_not_know_yet_is_waited_for() {
     let decision = decide(&spec(), &Settings::default(), &state, &seen, Time(1));
     assert_eq!(decision.state, state);
     assert!(decision.wake.is_some());
-}
-
-type Spoil = fn(&mut Spec, &mut Observation);
-
-#[test]
-fn what_can_not_work_is_refused_before_anything_is_touched() {
-    let cases: [(&str, Spoil); 24] = [
-        ("NotSupported", |s, _| s.strategy = Some(Strategy::Sequential)),
-        ("NotSupported", |s, _| s.transfer = Transfer::Direct),
-        ("ParkNotPossible", |s, _| s.replay_mode = Some(ReplayMode::Park)),
-        ("NotSupported", |s, _| s.pin = true),
-        ("NotSupported", |s, _| s.queue = None),
-        ("SourceNotFound", |_, o| o.source = None),
-        ("SourceNotRunning", |_, o| source(o).running = false),
-        ("NotSupported", |_, o| source(o).owner = Owner::StatefulSet("consumer".into())),
-        ("ContainerNotFound", |s, _| s.container = Some("nope".into())),
-        ("PodNotMovable", |_, o| source(o).problems = vec!["it has a tty".into()]),
-        ("RepositoryMissing", |s, _| s.repository = None),
-        ("TargetNodeNotFound", |s, _| s.target_node = Some("worker-9".into())),
-        ("TargetIsSource", |s, _| s.target_node = Some("worker-1".into())),
-        ("TargetNodeUnschedulable", |_, o| checks(o).nodes[1].schedulable = false),
-        ("NameTaken", |_, o| checks(o).name_taken = true),
-        ("QueueNotFound", |_, o| found(o).queue = None),
-        ("QueueNotSupported", |_, o| {
-            found(o).queue.as_mut().expect("a queue").exclusive = true;
-        }),
-        ("SecondConsumer", |_, o| {
-            o.broker.as_mut().expect("a broker").primary = Some(Counts { ready: 0, consumers: 2 });
-        }),
-        ("AutoAck", |_, o| found(o).consumers[0].ack_required = false),
-        ("ForeignConsumer", |_, o| found(o).consumers[0].peer = "10.0.9.9".into()),
-        ("NoBinding", |s, o| {
-            s.exchange.clear();
-            found(o).bindings.clear();
-        }),
-        ("ExchangeNotBound", |_, o| found(o).bindings.clear()),
-        ("LeftoverTopology", |_, o| found(o).bindings.push(Binding::plain("ms2m.other.both"))),
-        ("BrokerAlarm", |_, o| found(o).alarms = vec!["memory".into()]),
-    ];
-    for (reason, spoil) in cases {
-        let (mut spec, mut seen) = (spec(), preflight());
-        spoil(&mut spec, &mut seen);
-        let state = State::new(Time(0));
-        let decision = decide(&spec, &Settings::default(), &state, &seen, Time(1));
-        let Phase::Failed { failure, rolled_back: false } = decision.state.phase else {
-            panic!("{reason} is not refused: {:?}", decision.state.phase)
-        };
-        assert_eq!(failure.reason, reason, "{}", failure.message);
-        assert_eq!(decision.effects, [Effect::CloseBroker]);
-    }
 }
 
 fn source(seen: &mut Observation) -> &mut Pod {

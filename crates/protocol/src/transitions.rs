@@ -33,7 +33,7 @@ impl Step {
             S::Beside => &[S::Replaying, S::Hand, S::UndoTarget],
             S::Vacate => &[S::Prepare, S::UndoTarget],
             S::Prepare => &[S::Admit],
-            S::Admit => &[S::Retry, S::ReplayingCommitted, S::Retire],
+            S::Admit => &[S::Retry, S::ReplayingCommitted, S::OpenCommitted, S::Retire],
             S::Retry => &[S::Prepare],
             S::Replaying => &[S::Replaying, S::ReplayingCommitted, S::Open, S::UndoTarget],
             S::ReplayingCommitted => &[S::OpenCommitted, S::Retire],

@@ -21,7 +21,12 @@ use crate::time::Time;
 const POLL: u64 = 20;
 const WATCHED: u64 = 1_000;
 
-pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect> {
+pub(crate) fn effects(
+    plan: &Plan,
+    during: PhaseName,
+    reached: Reached,
+    step: &Undo,
+) -> Vec<Effect> {
     let names = &plan.names;
     let (both, gate) = both_to_gate(plan);
     let to_q = |from: &str| {
@@ -29,8 +34,11 @@ pub(crate) fn effects(plan: &Plan, reached: Reached, step: &Undo) -> Vec<Effect>
     };
     match step {
         Undo::Target => {
+            // Before, it is somebody else's doing.
+            let smaller = plan.replicas.filter(|_| during == PhaseName::Finalizing);
+            let stay = smaller.map(|to| Effect::ScaleUp { to });
             let rest = [Effect::DeleteTarget, Effect::UnpreferSource];
-            rest.into_iter().chain(release(plan)).collect()
+            stay.into_iter().chain(rest).chain(release(plan)).collect()
         }
         Undo::Clear => hop::clear(plan),
         Undo::Settle | Undo::Heir(_) => Vec::new(),

@@ -99,12 +99,15 @@ impl Pod {
                 OwnerKind::Deployment => {
                     Owner::Deployment { replica_set: "set-1".into(), deployment: "set".into() }
                 }
-                OwnerKind::StatefulSet => Owner::StatefulSet("set".into()),
+                OwnerKind::StatefulSet | OwnerKind::Shrinking => {
+                    Owner::StatefulSet("consumer".into())
+                }
             },
             containers: vec![CONTAINER.to_owned()],
             statuses: BTreeMap::from([(CONTAINER.to_owned(), status)]),
             problems: Vec::new(),
             remembers,
+            has_left: false,
             waiting: None,
             ours: self.ours,
         }

@@ -17,6 +17,8 @@ pub enum OwnerKind {
     Deployment,
     /// A StatefulSet: the strategy is Sequential.
     StatefulSet,
+    /// A StatefulSet that its last pod leaves.
+    Shrinking,
 }
 
 /// What happens to one call of the operator: a write of the status, or an effect.
@@ -178,7 +180,7 @@ impl Scenario {
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let mut scenario = Self::quiet(&mut rng, seed);
-        if scenario.owner == OwnerKind::StatefulSet {
+        if scenario.owner == OwnerKind::StatefulSet && scenario.mode != Some(ReplayMode::Park) {
             let swaps = [IdentitySwap::None, IdentitySwap::ExchangeFence, IdentitySwap::Cutoff];
             scenario.swap = swaps[rng.usize(..swaps.len())];
         }
@@ -217,7 +219,8 @@ impl Scenario {
         for (owner, modes) in [
             (OwnerKind::Bare, [&replay[..], &park].concat()),
             (OwnerKind::Deployment, [&replay[..], &park].concat()),
-            (OwnerKind::StatefulSet, replay.to_vec()),
+            (OwnerKind::Shrinking, [&replay[..1], &park].concat()),
+            (OwnerKind::StatefulSet, [&replay[..], &park].concat()),
         ] {
             for (index, mode) in modes.into_iter().enumerate() {
                 let mut rng = Rng::with_seed(index as u64);
@@ -290,14 +293,15 @@ impl Scenario {
 
     /// The same without a fault.
     pub(crate) fn quiet(rng: &mut Rng, seed: u64) -> Self {
-        let owner = match rng.u8(..5) {
-            0 => OwnerKind::StatefulSet,
-            1 | 2 => OwnerKind::Deployment,
+        let owner = match rng.u8(..10) {
+            0 | 1 => OwnerKind::StatefulSet,
+            2 => OwnerKind::Shrinking,
+            3..=5 => OwnerKind::Deployment,
             _ => OwnerKind::Bare,
         };
         let remembers = rng.bool();
         let mode = match rng.u8(..8) {
-            0 | 1 if remembers && owner != OwnerKind::StatefulSet => Some(ReplayMode::Park),
+            0 | 1 if remembers => Some(ReplayMode::Park),
             2 => Some(ReplayMode::Drain),
             3 => None,
             _ => Some(ReplayMode::Cutoff),

@@ -149,6 +149,10 @@ fn left_over(world: &World, phase: Option<&Phase>) -> Vec<String> {
     if world.held {
         found.push(format!("the name {SOURCE} is kept"));
     }
+    let leaves = world.scenario.owner == OwnerKind::Shrinking;
+    if world.smaller != (leaves && matches!(phase, Some(Phase::Completed { .. }))) {
+        found.push(format!("the set has one pod less: {}", world.smaller));
+    }
     let bindings = world.broker.bindings(&Destination::Queue(QUEUE.into()));
     if bindings.len() != 1 {
         found.push(format!("{QUEUE} is bound by {bindings:?}"));
@@ -176,7 +180,7 @@ fn survivor(world: &World) -> Result<(&str, Ledger), String> {
     match survivors.as_slice() {
         [(name, ledger)] => Ok((name, (*ledger).clone())),
         // A bare pod that died by a fault stays dead: what is left waits in its queue.
-        [] if world.bereaved && world.scenario.owner == OwnerKind::Bare => {
+        [] if world.bereaved && (world.scenario.owner == OwnerKind::Bare || world.smaller) => {
             let mut ledger = world.base.clone();
             for (message, count, _) in world.broker.ready(QUEUE) {
                 if let Message::Data(first) = message {

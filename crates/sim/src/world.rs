@@ -126,6 +126,8 @@ pub struct World {
     pulled_at: Option<u64>,
     /// Admission keeps the source's name free.
     pub(crate) held: bool,
+    /// The StatefulSet has one pod less than when the migration began.
+    pub(crate) smaller: bool,
     record: Record,
     operator: Operator,
     /// What operators that are gone still try to do.
@@ -237,6 +239,7 @@ impl World {
             job: None,
             pulled_at: None,
             held: false,
+            smaller: false,
             record: Record::default(),
             operator: Operator::default(),
             late: Vec::new(),

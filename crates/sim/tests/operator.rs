@@ -1,6 +1,7 @@
 //! The operator's own loop, from a `StatefulMigration` to its end, under plans of faults.
 
 use shadow_broker::memory;
+use shadow_sim::scenario::OwnerKind;
 use shadow_sim::shop::campaign::{self, Tally};
 use shadow_sim::shop::plan::{Call, Fault, Plan, REQUEST_FAULTS};
 use shadow_sim::shop::{run, run_logged};
@@ -21,9 +22,18 @@ fn plan(seed: u64, faults: Vec<Fault>) -> Plan {
     Plan { faults, ..Plan::from_seed(seed) }
 }
 
-/// A bare pod, one of a Deployment and one of a StatefulSet whose migrations complete when nothing goes
-/// wrong.
-const ORDINARY: [u64; 3] = [1, 3, 21];
+/// A bare pod, one of a Deployment, one of a StatefulSet and one that leaves its StatefulSet, whose
+/// migrations complete when nothing goes wrong.
+const ORDINARY: [u64; 4] = [1, 4, 21, 26];
+
+#[test]
+fn the_ordinary_ones_are_one_of_each_kind() {
+    let owners = ORDINARY.map(|seed| Plan::from_seed(seed).scenario.owner);
+    assert_eq!(
+        owners,
+        [OwnerKind::Bare, OwnerKind::Deployment, OwnerKind::StatefulSet, OwnerKind::Shrinking]
+    );
+}
 
 #[test]
 fn random_plans() {
@@ -58,8 +68,8 @@ fn the_same_seed_is_the_same_run() {
 
 #[test]
 fn every_fault_at_every_request() {
-    // Each of one workload's, every third of the other's.
-    for (seed, step) in ORDINARY.into_iter().zip([1, 3, 3]) {
+    // Each of one workload's, every third of the others'.
+    for (seed, step) in ORDINARY.into_iter().zip([1, 3, 3, 3]) {
         let requests = run(&plan(seed, Vec::new())).requests;
         for nth in (0..requests).step_by(step) {
             for fault in REQUEST_FAULTS {

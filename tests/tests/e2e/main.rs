@@ -4,6 +4,7 @@
 
 mod admission;
 mod crashes;
+mod deployments;
 mod moves;
 mod refusals;
 mod runtime;

@@ -2,11 +2,15 @@
 
 use anyhow::{Context, ensure};
 use kube::ResourceExt;
+use serde_json::json;
 use shadow_e2e::cluster::Cluster;
+use shadow_e2e::migrate::phase;
 use shadow_e2e::workload::{Language, Workload};
 use shadow_e2e::{in_lab, scenario};
 
-use crate::{alone, assert_clean, assert_nothing_left, assert_owned, deployed, moved, moved_in};
+use crate::{
+    alone, assert_clean, assert_nothing_left, assert_owned, deployed, message, moved, moved_in,
+};
 
 const IN_A_ROW: usize = 10;
 
@@ -98,6 +102,29 @@ fn in_mode_park_the_feed_is_left_alone() -> anyhow::Result<()> {
             let done = moved_in(&cluster, Some("Park")).await?;
             let handoff = done.object.status.as_ref().and_then(|status| status.handoff.as_ref());
             ensure!(handoff.and_then(|h| h.mode.as_deref()) == Some("Park"), "{handoff:?}");
+            assert_clean(&scenario::settle(&cluster, &done).await?);
+            assert_owned(&cluster, &done.nodes.1).await?;
+            assert_nothing_left(&cluster).await?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_feed_that_can_not_be_diverted_is_parked() -> anyhow::Result<()> {
+    let _alone = alone();
+    in_lab(async {
+        for (exchange_type, why) in [("default", "no exchange"), ("x-consistent-hash", "of type")] {
+            let workload = Workload { remember: true, exchange_type, ..Workload::default() };
+            let cluster = deployed(&workload).await?;
+            let source = cluster.pod_of("consumer").await?;
+            let asked = json!({ "messageQueueConfig": workload.queue_config() });
+            let done = scenario::move_pod(&cluster, &source, &asked, |_| {}).await?;
+            ensure!(phase(&done.object) == "Completed", "ended {}", message(&done.object));
+            let handoff = done.object.status.as_ref().and_then(|status| status.handoff.as_ref());
+            let handoff = handoff.context("a handoff")?;
+            ensure!(handoff.mode.as_deref() == Some("Park"), "{handoff:?}");
+            ensure!(handoff.reason.as_ref().is_some_and(|it| it.contains(why)), "{handoff:?}");
             assert_clean(&scenario::settle(&cluster, &done).await?);
             assert_owned(&cluster, &done.nodes.1).await?;
             assert_nothing_left(&cluster).await?;

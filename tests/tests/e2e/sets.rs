@@ -115,3 +115,54 @@ fn a_swap_of_identities_has_no_downtime() -> anyhow::Result<()> {
         assert_settled(&cluster, &last.context("moved")?).await
     })
 }
+
+#[test]
+fn a_pod_leaves_its_set_with_its_replica() -> anyhow::Result<()> {
+    let _alone = alone();
+    in_lab(async {
+        let workload = Workload { stateful_set: true, replicas: 2, ..Workload::default() };
+        let cluster = deployed(&workload).await?;
+        let revision = update_revision(&cluster).await?;
+        let others = cluster.pods_of("consumer").await?;
+        let asked = || json!({ "migrationStrategy": "ShadowPod" });
+        let mut pod = "consumer-1".to_owned();
+        let mut last = None;
+        for expected in ["consumer-1-shadow", "consumer-1-moved", "consumer-1-shadow"] {
+            let done = moved_as(&cluster, &pod, asked()).await?;
+            let status = done.object.status.as_ref().context("a status")?;
+            pod = status.target_pod.clone().context("a target pod")?;
+            ensure!(pod == expected, "the pod is called {pod}");
+            let found = cluster.pods().get(&pod).await?;
+            ensure!(found.owner_references().is_empty(), "{pod} is nobody's");
+            ensure!(replicas(&cluster).await? == Some(1), "the set has one pod less");
+            assert_nothing_left(&cluster).await?;
+            scenario::others_untouched(&cluster, &others, "consumer-1").await?;
+            last = Some(done);
+        }
+        ensure!(update_revision(&cluster).await? == revision, "no rollout happened");
+        assert_settled(&cluster, &last.context("moved")?).await
+    })
+}
+
+async fn replicas(cluster: &Cluster) -> anyhow::Result<Option<i32>> {
+    let sets: Api<StatefulSet> = Api::default_namespaced(cluster.client.clone());
+    Ok(sets.get("consumer").await?.spec.context("a spec")?.replicas)
+}
+
+#[test]
+fn in_mode_park_a_sets_pod_keeps_its_name_too() -> anyhow::Result<()> {
+    let _alone = alone();
+    in_lab(async {
+        let workload = Workload { stateful_set: true, remember: true, ..Workload::default() };
+        let cluster = deployed(&workload).await?;
+        let revision = update_revision(&cluster).await?;
+        let done = moved_as(&cluster, "consumer-0", sequential("Park")).await?;
+        assert_of_the_set(&cluster, &done, &revision).await?;
+        assert_nothing_left(&cluster).await?;
+        assert_settled(&cluster, &done).await
+    })
+}
+
+fn sequential(mode: &str) -> Value {
+    json!({ "migrationStrategy": "Sequential", "replayMode": mode })
+}

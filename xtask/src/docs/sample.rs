@@ -182,6 +182,7 @@ fn plan(mode: ReplayMode, strategy: Strategy, owner: Owner) -> Plan {
         Strategy::ShadowPod => ("the source", "the target"),
         Strategy::Sequential => ("the pod", "the pod"),
     };
+    let leaves = strategy == Strategy::ShadowPod && matches!(owner, Owner::StatefulSet(_));
     Plan {
         hop: Hop::Only,
         names: Names {
@@ -213,6 +214,7 @@ fn plan(mode: ReplayMode, strategy: Strategy, owner: Owner) -> Plan {
         before: Totals::default(),
         mode,
         mode_reason: String::new(),
+        replicas: leaves.then_some(1),
         cutoff_ms: 0,
     }
 }

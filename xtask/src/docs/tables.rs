@@ -140,15 +140,16 @@ type Samples = [(&'static str, Sample)];
 /// What every step does, looks at, and how long it may take: a table for each way.
 pub fn steps() -> anyhow::Result<Vec<(&'static str, String)>> {
     let deployment = || Owner::Deployment { replica_set: String::new(), deployment: String::new() };
+    let set = || Owner::StatefulSet(String::new());
     let beside = |mode| {
         anyhow::Ok([
             ("a Deployment's pod", Sample::new(mode, Strategy::ShadowPod, deployment())?),
             ("a bare pod", Sample::new(mode, Strategy::ShadowPod, Owner::Bare)?),
+            ("the last of a StatefulSet", Sample::new(mode, Strategy::ShadowPod, set())?),
         ])
     };
-    let set = Owner::StatefulSet(String::new());
-    let sequential = [("", Sample::new(ReplayMode::Cutoff, Strategy::Sequential, set)?)];
-    let [mut before, mut after] = beside(ReplayMode::Cutoff)?;
+    let sequential = [("", Sample::new(ReplayMode::Cutoff, Strategy::Sequential, set())?)];
+    let [mut before, mut after, _] = beside(ReplayMode::Cutoff)?;
     (before.0, before.1.reached) = ("before cut B", Reached::CutA);
     (after.0, after.1.reached) = ("after cut B", Reached::CutB);
     Ok(vec![
@@ -243,6 +244,7 @@ mod tests {
                 (OwnerKind::StatefulSet, _) if scenario.swap != IdentitySwap::None => {
                     &[Way::Replay, Way::Hop]
                 }
+                (OwnerKind::StatefulSet, Some(ReplayMode::Park)) => &[Way::Park, Way::Sequential],
                 (OwnerKind::StatefulSet, _) => &[Way::Replay, Way::Sequential],
                 (_, Some(ReplayMode::Park)) => &[Way::Park],
                 _ => &[Way::Replay],

@@ -50,6 +50,10 @@ fn effect_words(effect: &Effect) -> (String, String) {
         Effect::DeleteSource => whole("delete the source pod"),
         Effect::Vacate => whole("delete the source pod with the shortest grace"),
         Effect::MakeRoom => whole("delete the pod that stands by with the shortest grace"),
+        Effect::ScaleDown { .. } => {
+            whole("scale the StatefulSet down by one, which deletes the source")
+        }
+        Effect::ScaleUp { .. } => whole("scale the StatefulSet up again"),
         Effect::Hold => whole("keep the copy's name free"),
         Effect::Release => whole("give the copy's name free"),
         Effect::Admit { node } => {

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt};
 use shadow_protocol::decide::interest;
 use shadow_protocol::names::{Names, control_queue, lock_queue};
-use shadow_protocol::observation::{self, BrokerView, Heir, Observation, Preflight, Trouble};
+use shadow_protocol::observation::{self, BrokerView, Heir, Observation, Trouble};
 use shadow_protocol::pending::target_name;
 use shadow_protocol::phase::{Phase, Plan, State};
 use shadow_protocol::spec::Spec;
@@ -14,8 +14,6 @@ use super::Migration;
 use crate::decide as mapping;
 use crate::observe::{self, broker_trouble, chain};
 use crate::prepull::{self, Wanted};
-use crate::registry::Unusable;
-use crate::secret;
 
 /// The source and the pod that stands by.
 type Sources = (Option<observation::Pod>, Option<observation::Pod>);
@@ -32,9 +30,10 @@ impl Migration {
             Some(observe::pod(cluster, &found, spec.container.as_deref(), &name))
         };
         let plan = state.phase.plan();
-        let target = target_name(&spec.source_pod);
-        let target = pod(plan.map_or(target.as_str(), |plan| &plan.target_pod));
         let mut source = pod(plan.map_or(&spec.source_pod, |plan| &plan.source_pod));
+        let has_left = source.as_ref().is_some_and(|source| source.has_left);
+        let target = target_name(&spec.source_pod, has_left);
+        let target = pod(plan.map_or(target.as_str(), |plan| &plan.target_pod));
         // It bears the target's name, and is none of ours.
         let standby = plan.and_then(Plan::standby);
         let mut standby = standby
@@ -65,9 +64,10 @@ impl Migration {
                 }
             }
         }
+        let seen = source.as_ref();
         let preflight = if wanted.preflight {
-            let source = cluster.pod(&namespace, &spec.source_pod);
-            Some(self.preflight(spec, source.as_deref(), target.is_some()).await)
+            let found = cluster.pod(&namespace, &spec.source_pod);
+            Some(self.preflight(spec, plan, found.as_deref().zip(seen), target.is_some()).await)
         } else {
             None
         };
@@ -124,63 +124,6 @@ impl Migration {
         let control = session.counts(&control_queue(&heir.pod)).await;
         heir.listens = matches!(control, Ok(Some(_)));
         Some(heir)
-    }
-
-    async fn preflight(
-        &mut self,
-        spec: &Spec,
-        source: Option<&Pod>,
-        target_exists: bool,
-    ) -> Preflight {
-        if !matches!(self.memory.registry, Some(Ok(())))
-            && let Some(repository) = &spec.repository
-        {
-            match self.ask_registry(repository).await {
-                Ok(answer) => self.memory.registry = Some(answer),
-                Err(trouble) => self.memory.fail(trouble),
-            }
-        }
-        Preflight {
-            nodes: observe::nodes(&self.context.cluster, source),
-            name_taken: target_exists,
-            registry: self.memory.registry.clone(),
-            survey: self.memory.survey.clone(),
-            unready_siblings: 0,
-        }
-    }
-
-    /// Whether the registry takes what the transfer Job will send, with the credentials that the Job
-    /// will have. A refusal is this step's trouble: no later answer would be another.
-    async fn ask_registry(&self, repository: &str) -> Result<Result<(), String>, Trouble> {
-        let trouble = |reason: &str, message: String, permanent| Trouble {
-            reason: reason.to_owned(),
-            message,
-            permanent,
-        };
-        let namespace = self.object.namespace().unwrap_or_default();
-        let secret = self.context.options.registry_secret.as_deref();
-        let mut auth = None;
-        let mut whose = "the operator was started without --registry-secret".to_owned();
-        if let Some(secret) = secret {
-            let client = &self.context.cluster.client;
-            let key = ".dockerconfigjson";
-            whose =
-                format!("Secret {namespace}/{secret}, named by the operator's --registry-secret");
-            let found = secret::text(client, &namespace, secret, key).await;
-            auth = Some(found.map_err(|error| {
-                let passing = error.is_passing();
-                let reason = if passing { "ApiUnavailable" } else { "RegistrySecretInvalid" };
-                trouble(reason, format!("{whose}, key {key}: {}", chain(&error)), !passing)
-            })?);
-        }
-        match self.context.registry.check(repository, auth.as_deref()).await {
-            Ok(()) => Ok(Ok(())),
-            Err(Unusable::Unreachable(why)) => Ok(Err(why)),
-            Err(Unusable::Refused(why)) => {
-                let what = format!("checkpointImageRepository {repository} can't be pushed to");
-                Err(trouble("RegistryRefused", format!("{what}: {why} ({whose})"), true))
-            }
-        }
     }
 
     /// The broker's part of the observation. Before the lock is held nothing is asked; a lost

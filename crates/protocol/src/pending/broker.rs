@@ -55,7 +55,12 @@ pub(super) fn broker_allows(survey: &Survey) -> Checked<()> {
 
 pub(super) fn queue_allows(name: &str, survey: &Survey) -> Checked<()> {
     let Some(queue) = &survey.queue else {
-        return no("QueueNotFound", format!("queue {name} does not exist at the broker"));
+        return no(
+            "QueueNotFound",
+            format!(
+                "queue {name} does not exist at the broker; is it the one that the pod consumes?"
+            ),
+        );
     };
     let refuse = |why: &str| no("QueueNotSupported", format!("queue {name} {why}"));
     if queue.exclusive {
@@ -72,11 +77,14 @@ pub(super) fn queue_allows(name: &str, survey: &Survey) -> Checked<()> {
     }
     if let Some(key) = perishable(queue) {
         return refuse(&format!(
-            "has {key} set by argument or policy, under which a message can vanish while it waits"
+            "has {key} set by argument or policy, under which a message can vanish while it waits; \
+             take it away while the pod moves"
         ));
     }
     if queue.arguments.get("x-single-active-consumer").is_some_and(|v| v == true) {
-        return refuse("has a single active consumer, so a standby could step in unseen");
+        return refuse(
+            "has a single active consumer, so a standby could step in unseen; declare it without",
+        );
     }
     Ok(())
 }
@@ -92,8 +100,8 @@ pub(super) fn bindings_allow(queue: &str, survey: &Survey) -> Checked<()> {
         return no(
             "NoBinding",
             format!(
-                "queue {queue} is bound to no exchange; messages published to it through the \
-                     default exchange can't be diverted by this version"
+                "queue {queue} is bound to no exchange, and what comes through the default \
+                     exchange can't be diverted"
             ),
         );
     }
@@ -118,7 +126,10 @@ pub(super) fn undisturbed(spec: &Spec, queue: &str, survey: &Survey) -> Checked<
     if let Some(ours) = survey.bindings.iter().find(|b| b.source.starts_with("ms2m.")) {
         return no(
             "LeftoverTopology",
-            format!("queue {queue} is still bound to {}, left by another migration", ours.source),
+            format!(
+                "queue {queue} is still bound to {} by another migration; wait for its end",
+                ours.source
+            ),
         );
     }
     let named = |binding: &Binding| binding.source == spec.exchange;
@@ -126,7 +137,8 @@ pub(super) fn undisturbed(spec: &Spec, queue: &str, survey: &Survey) -> Checked<
         return no(
             "ExchangeNotBound",
             format!(
-                "queue {queue} is not bound to exchange {}; it is bound to {}",
+                "queue {queue} is not bound to exchange {}; it is bound to {}; correct exchangeName, \
+                 or leave it out",
                 spec.exchange,
                 sources(&survey.bindings)
             ),
@@ -138,7 +150,7 @@ pub(super) fn undisturbed(spec: &Spec, queue: &str, survey: &Survey) -> Checked<
 fn sources(bindings: &[Binding]) -> String {
     let mut names: Vec<&str> = bindings.iter().map(|b| b.source.as_str()).collect();
     names.dedup();
-    names.join(", ")
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 pub(super) fn consumers_allow(
@@ -161,7 +173,8 @@ pub(super) fn consumers_allow(
         return no(
             "SecondConsumer",
             format!(
-                "queue {queue} has {} consumers; pod {name} must be the only one",
+                "queue {queue} has {} consumers; pod {name} must be the only one: stop the others while \
+                 it moves",
                 counts.consumers
             ),
         );
@@ -176,7 +189,7 @@ pub(super) fn consumers_allow(
             "NoControlQueue",
             format!(
                 "queue {} does not exist: pod {name} does not listen to the specification's \
-                     control messages",
+                     control messages, as it must to be moved",
                 control_queue(name)
             ),
         );
@@ -197,7 +210,10 @@ fn consumer_allows(queue: &str, name: &str, pod: &Pod, consumer: &Consumer) -> C
     if consumer.exclusive {
         return no(
             "ExclusiveConsumer",
-            format!("pod {name} consumes queue {queue} exclusively; the copy could not join"),
+            format!(
+                "pod {name} consumes queue {queue} exclusively, so that its copy could not join; consume \
+                 without exclusive"
+            ),
         );
     }
     let peer = consumer.peer.trim_start_matches("::ffff:");
@@ -209,7 +225,10 @@ fn consumer_allows(queue: &str, name: &str, pod: &Pod, consumer: &Consumer) -> C
         Some(ip) if ip == peer => Ok(()),
         Some(ip) => no(
             "ForeignConsumer",
-            format!("queue {queue} is consumed from {peer}, not from pod {name} at {ip}"),
+            format!(
+                "queue {queue} is consumed from {peer}, not from pod {name} at {ip}; name the pod \
+                 that consumes it"
+            ),
         ),
         None => unknown(format!("pod {name} to have an address")),
     }

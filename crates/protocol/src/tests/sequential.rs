@@ -1,8 +1,9 @@
 //! Strategy Sequential: the source makes room for its copy.
 
 use super::*;
+use crate::broker::Order;
 use crate::names::control_queue;
-use crate::phase::{Failure, RestoreStep};
+use crate::phase::{Failure, ParkStep, RestoreStep};
 
 fn settings() -> Settings {
     Settings { admission: true, ..Settings::default() }
@@ -43,7 +44,10 @@ fn obliging_sequential(phase: &Phase) -> Observation {
 type World<'a> = &'a dyn Fn(&Phase) -> Observation;
 
 fn drive_sequential(abort_at: Option<usize>, world: World) -> (Vec<State>, Vec<Effect>) {
-    let mut spec = spec();
+    drive_wish(spec(), abort_at, world)
+}
+
+fn drive_wish(mut spec: Spec, abort_at: Option<usize>, world: World) -> (Vec<State>, Vec<Effect>) {
     let mut now = Time(1_000_000);
     let mut state = State::new(now);
     let (mut states, mut effects) = (vec![state.clone()], Vec::new());
@@ -181,8 +185,56 @@ fn a_strategy_that_does_not_fit_the_owner_is_refused() {
     let set = || Owner::StatefulSet("consumer".into());
     let without = refused(set(), None, &Settings::default());
     assert!(without.message.contains("StatefulSet consumer"), "{}", without.message);
-    let shadow = refused(set(), Some(Strategy::ShadowPod), &settings());
-    assert!(shadow.message.contains("use Sequential"), "{}", shadow.message);
     let bare = refused(Owner::Bare, Some(Strategy::Sequential), &settings());
     assert!(bare.message.contains("use ShadowPod"), "{}", bare.message);
+}
+
+/// The same in mode `Park`.
+fn obliging_parked(phase: &Phase) -> Observation {
+    let mut seen = obliging_sequential(phase);
+    if let Some(source) = &mut seen.source {
+        source.remembers = true;
+    }
+    let broker = seen.broker.as_mut().expect("there");
+    match phase {
+        Phase::Checkpointing { step: CutStep::Park(ParkStep::Leave { .. }), .. } => {
+            broker.park = Some(Counts::default());
+        }
+        Phase::Unwinding { .. } => {
+            (broker.park, broker.park2) = (Some(Counts::default()), Some(Counts::default()));
+            broker.primary = Some(Counts { ready: 9, consumers: 1 });
+        }
+        _ => {}
+    }
+    seen
+}
+
+#[test]
+fn in_mode_park_the_copy_finds_the_order_to_go_on() {
+    let wish = Spec { replay_mode: Some(ReplayMode::Park), ..spec() };
+    let (states, effects) = drive_wish(wish.clone(), None, &obliging_parked);
+    let Some(Phase::Completed { plan, .. }) = states.last().map(|s| &s.phase) else {
+        panic!("did not complete: {:?}", states.last())
+    };
+    let order = |pod: &str, control| Effect::Order(Order { pod: pod.to_owned(), control });
+    let at = |wanted: &Effect| effects.iter().position(|effect| effect == wanted);
+    let deleted = at(&Effect::Vacate).expect("it makes room");
+    let told = at(&order(&plan.target_pod, Control::EndReplay)).expect("it is told");
+    let admitted = effects.iter().position(|effect| matches!(effect, Effect::Admit { .. }));
+    assert!(deleted < told && told < admitted.expect("it comes"), "{effects:?}");
+    let unbinds = |it: &Effect| matches!(it, Effect::Topology(Topology::UnbindQueue { .. }));
+    assert!(!effects.iter().any(unbinds), "its feed is left alone");
+    // Whoever aborts before the source is going gets it back.
+    let step = states.iter().position(|state| {
+        matches!(state.phase, Phase::Restoring { step: RestoreStep::Vacate, .. })
+    });
+    for abort_at in 1..step.expect("it makes room") {
+        let (states, effects) = drive_wish(wish.clone(), Some(abort_at), &obliging_parked);
+        let end = states.last().map(|state| &state.phase);
+        assert!(
+            matches!(end, Some(Phase::Failed { rolled_back: true, .. })),
+            "{abort_at}: {end:?}"
+        );
+        assert!(!effects.contains(&Effect::Vacate), "{abort_at}");
+    }
 }

@@ -101,7 +101,7 @@ pub(super) fn replica_sets(store: &mut Store) {
         if terminating(&set) {
             continue;
         }
-        let mine = claim(store, &key, &set);
+        let mine = claim(store, &key, &set, |_| true);
         let mut active: Vec<&Object> = mine.iter().filter(|pod| self::active(pod)).collect();
         let wanted = usize::try_from(number(&set, "/spec/replicas").unwrap_or(1)).unwrap_or(0);
         for _ in active.len()..wanted {
@@ -151,9 +151,14 @@ fn surplus_rank(pod: &Value) -> impl Ord + use<> {
     )
 }
 
-/// The pods that `owner` controls, after it has adopted those that match its selector and have no
-/// controller, and let go those that no longer match.
-fn claim(store: &mut Store, owner_key: &Key, owner: &Value) -> Vec<Object> {
+/// The pods that `owner` controls, after it has adopted those that match its selector, bear a name of
+/// its own and have no controller, and let go those that no longer do.
+fn claim(
+    store: &mut Store,
+    owner_key: &Key,
+    owner: &Value,
+    own: impl Fn(&Value) -> bool,
+) -> Vec<Object> {
     let selector = &owner["spec"]["selector"];
     let pods: Vec<(Key, Object)> = objects(store, "pods")
         .into_iter()
@@ -161,7 +166,7 @@ fn claim(store: &mut Store, owner_key: &Key, owner: &Value) -> Vec<Object> {
         .collect();
     let mut mine = Vec::new();
     for (key, pod) in pods {
-        let matches = selects(selector, map(&pod, "/metadata/labels"));
+        let matches = selects(selector, map(&pod, "/metadata/labels")) && own(&pod);
         match controller(&pod) {
             Some(by) if by == uid(owner) && matches => mine.push(pod),
             Some(by) if by == uid(owner) => store.modify(&key, |pod| {
@@ -208,12 +213,12 @@ pub(super) fn stateful_sets(store: &mut Store, policies: &Policies, now: Time) -
         if terminating(&set) {
             continue;
         }
-        let mine = claim(store, &key, &set);
         let wanted = number(&set, "/spec/replicas").unwrap_or(1);
         let ordered = text(&set, "/spec/podManagementPolicy") != "Parallel";
         let ordinal = |pod: &Value| -> Option<i64> {
             name(pod).strip_prefix(&format!("{}-", key.name))?.parse().ok()
         };
+        let mine = claim(store, &key, &set, |pod| ordinal(pod).is_some());
         for at in 0..wanted {
             let found = mine.iter().find(|pod| ordinal(pod) == Some(at));
             let ready = match found {

@@ -130,6 +130,7 @@ pub fn begin(mode: ReplayMode, remembers: bool) -> State {
         before: shadow_protocol::broker::Totals::default(),
         mode,
         mode_reason: String::new(),
+        replicas: None,
         cutoff_ms: clock::CUTOFF,
     };
     State::new(NOW).go(Phase::Checkpointing { plan, step }, NOW)
@@ -182,6 +183,8 @@ fn perform(situation: &mut Situation, effect: &Effect) -> bool {
         | Effect::PreferSource
         | Effect::UnpreferSource
         | Effect::Adopt
+        | Effect::ScaleDown { .. }
+        | Effect::ScaleUp { .. }
         | Effect::Vacate
         | Effect::MakeRoom
         | Effect::Hold
@@ -342,6 +345,7 @@ fn seen(pod: &Pod, who: Who, remembers: bool) -> observation::Pod {
         statuses: BTreeMap::from([(CONTAINER.to_owned(), status)]),
         problems: Vec::new(),
         remembers,
+        has_left: false,
         waiting: None,
         ours: who == Who::Target,
     }

@@ -67,7 +67,7 @@ fn create(kube: &Kube, scenario: &Scenario) -> Result<(), crate::kube::Refusal> 
             kube.create(pod)?;
         }
         OwnerKind::Deployment => deployment(kube, template)?,
-        OwnerKind::StatefulSet => stateful_set(kube, &template)?,
+        OwnerKind::StatefulSet | OwnerKind::Shrinking => stateful_set(kube, &template)?,
     }
     Ok(())
 }
@@ -135,6 +135,9 @@ pub fn wish(source: &str, name: &str, scenario: &Scenario) -> Value {
     });
     if let Some(mode) = mode {
         spec["replayMode"] = json!(mode);
+    }
+    if scenario.owner == OwnerKind::Shrinking {
+        spec["migrationStrategy"] = json!("ShadowPod");
     }
     spec["messageQueueConfig"] = queue.take();
     json!({

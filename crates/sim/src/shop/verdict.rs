@@ -103,7 +103,8 @@ fn cluster(shop: &Shop, excuses: Excuses) -> Vec<String> {
     // A moved pod that has ended stays listed, as an evicted one does (docs/adr/0001).
     let ended = |pod: &Value| matches!(pod["status"]["phase"].as_str(), Some("Failed"));
     let pods: Vec<_> = shop.kube.all("pods").into_iter().filter(|pod| !ended(pod)).collect();
-    let bare = shop.plan.scenario.owner == OwnerKind::Bare;
+    let left = has_left(shop);
+    let bare = shop.plan.scenario.owner == OwnerKind::Bare || left;
     let [pod] = pods.as_slice() else {
         // A bare pod that was deleted by somebody stays away.
         if !(pods.is_empty() && bare && (excuses.bereaved || excuses.forgiven)) {
@@ -132,13 +133,26 @@ fn cluster(shop: &Shop, excuses: Excuses) -> Vec<String> {
     let took_turns = object
         .is_some_and(|object| moved && object["status"]["targetNode"] == pod["spec"]["nodeName"]);
     let there = pod["spec"]["nodeName"] == NODES[1] || took_turns;
+    let leaves = shop.plan.scenario.owner == OwnerKind::Shrinking;
+    if leaves && known(shop) && left != moved {
+        found.push(format!("it has left its set: {left}, moved: {moved}"));
+    }
     // A fresh pod may go anywhere, and who deletes the object does not say whether it was done.
-    let known = shop.kube.get("statefulmigrations", NAMESPACE, "move").is_some();
-    if moved != there && known && !excuses.bereaved && !excuses.forgiven {
+    if moved != there && known(shop) && !excuses.bereaved && !excuses.forgiven {
         let name = &pod["metadata"]["name"];
         found.push(format!("{name} is on {}, moved: {moved}", pod["spec"]["nodeName"]));
     }
     found
+}
+
+fn known(shop: &Shop) -> bool {
+    shop.kube.get("statefulmigrations", NAMESPACE, "move").is_some()
+}
+
+/// The set has no pod any more: its last one has left it.
+fn has_left(shop: &Shop) -> bool {
+    let set = shop.kube.get("statefulsets", NAMESPACE, "app");
+    set.is_some_and(|set| set["spec"]["replicas"] == 0)
 }
 
 /// Nothing of the migration is left, and `Q` is fed as before.

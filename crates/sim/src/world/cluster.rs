@@ -126,7 +126,7 @@ impl World {
         match self.scenario.owner {
             OwnerKind::Bare => {}
             OwnerKind::Deployment => self.replica_set(),
-            OwnerKind::StatefulSet => self.stateful_set(),
+            OwnerKind::StatefulSet | OwnerKind::Shrinking => self.stateful_set(),
         }
     }
 
@@ -156,6 +156,13 @@ impl World {
 
     /// The pod of the set's name: a failed one is deleted, a missing one is made if admission lets it.
     fn stateful_set(&mut self) {
+        if self.smaller {
+            if let Some(last) = self.pod(SOURCE) {
+                let grace = self.rng.u64(self.tempo.owner_grace.clone());
+                self.delete_pod(last, grace);
+            }
+            return;
+        }
         if let Some(there) = self.pod(SOURCE) {
             if self.pods[there].ended {
                 self.delete_pod(there, 10);

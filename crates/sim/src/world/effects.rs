@@ -78,6 +78,10 @@ impl World {
                     self.delete_pod(source, grace);
                 }
             }
+            Effect::ScaleDown { .. } | Effect::ScaleUp { .. } => {
+                self.smaller = matches!(effect, Effect::ScaleDown { .. });
+                self.at(1, Event::Reconcile);
+            }
             Effect::Hold => self.held = true,
             Effect::Release => {
                 self.held = false;

@@ -7,7 +7,7 @@ use shadow_protocol::broker::Survey;
 use shadow_protocol::decide::interest;
 use shadow_protocol::names::control_queue;
 use shadow_protocol::observation::{
-    BrokerView, Heir, Interest, Job as SeenJob, Node, Observation, PrePull, Preflight,
+    BrokerView, Heir, Interest, Job as SeenJob, Node, Observation, PodsOfSet, PrePull, Preflight,
 };
 use shadow_protocol::pending::target_name;
 use shadow_protocol::phase::{Evidence, Plan, State};
@@ -27,7 +27,8 @@ impl World {
             self.look_at_broker(plan, wanted)
         };
         let name = plan.map_or(SOURCE, |plan| plan.source_pod.as_str());
-        let target = plan.map_or_else(|| target_name(SOURCE), |plan| plan.target_pod.clone());
+        let target =
+            plan.map_or_else(|| target_name(SOURCE, false), |plan| plan.target_pod.clone());
         let seen =
             |pod: usize| self.pods[pod].seen(self.scenario.owner, self.scenario.habits.remembers);
         let mut observation = Observation {
@@ -170,6 +171,9 @@ impl World {
                 service_rate: self.tempo.service_rate,
                 ..survey::survey(&self.broker, QUEUE, &control_queue(SOURCE))
             }),
+            set: Some(PodsOfSet { first: 0, replicas: 1, deletes_claims: false }),
+            claims: Some(Vec::new()),
+            copy: Some(Ok(())),
             unready_siblings: 0,
         }
     }

@@ -13,10 +13,11 @@ pub(super) fn spec(scenario: &Scenario, tempo: &Tempo) -> Spec {
         container: None,
         target_node: Some(NODES[1].to_owned()),
         repository: Some("registry.example/checkpoints".to_owned()),
-        strategy: (scenario.owner == OwnerKind::StatefulSet).then_some(match scenario.swap {
-            IdentitySwap::None => Strategy::Sequential,
-            IdentitySwap::ExchangeFence | IdentitySwap::Cutoff => Strategy::ShadowPod,
-        }),
+        strategy: match (scenario.owner, scenario.swap) {
+            (OwnerKind::Bare | OwnerKind::Deployment, _) => None,
+            (OwnerKind::StatefulSet, IdentitySwap::None) => Some(Strategy::Sequential),
+            (OwnerKind::StatefulSet | OwnerKind::Shrinking, _) => Some(Strategy::ShadowPod),
+        },
         transfer: Transfer::Registry,
         replay_mode: scenario.mode,
         cutoff_ms: tempo.cutoff,
