@@ -85,7 +85,8 @@ async fn assert_nothing_left(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The Deployment has its one pod on `node`, owned by its one ReplicaSet; no rollout happened.
+/// The Deployment has its one pod on `node`, owned by the one ReplicaSet that has any: nobody is on the
+/// way, and nothing is rolled out.
 async fn assert_owned(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     cluster.wait_deployment("default", "consumer").await?;
     let pod = cluster.pod_of("consumer").await?;
@@ -94,10 +95,15 @@ async fn assert_owned(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     ensure!(owner.kind == "ReplicaSet" && owner.controller == Some(true), "owned by {owner:?}");
     let sets: Api<ReplicaSet> = Api::namespaced(cluster.client.clone(), "default");
     let sets = sets.list(&ListParams::default().labels("app=consumer")).await?;
-    ensure!(sets.items.len() == 1, "no rollout happened, but {} ReplicaSets", sets.items.len());
-    let api: Api<Deployment> = Api::namespaced(cluster.client.clone(), "default");
-    let revision =
-        api.get("consumer").await?.annotations().get("deployment.kubernetes.io/revision").cloned();
-    ensure!(revision.as_deref() == Some("1"), "revision is {revision:?}");
+    let wants = |set: &&ReplicaSet| set.spec.as_ref().and_then(|spec| spec.replicas) != Some(0);
+    let active: Vec<String> = sets.iter().filter(wants).map(ResourceExt::name_any).collect();
+    ensure!(active == [owner.name.as_str()], "ReplicaSets {active:?} have pods");
+    let status = deployment(cluster).await?.status.unwrap_or_default();
+    ensure!(status.updated_replicas == Some(1), "a rollout goes on: {status:?}");
     Ok(())
+}
+
+async fn deployment(cluster: &Cluster) -> anyhow::Result<Deployment> {
+    let api: Api<Deployment> = Api::namespaced(cluster.client.clone(), "default");
+    Ok(api.get("consumer").await?)
 }
