@@ -260,8 +260,12 @@ pub async fn broker(
     if interest.park2 {
         view.park2 = session.counts(&names.park2).await?;
     }
+    if interest.consumers {
+        view.consumers = Some(session.consumers(&names.primary).await?);
+    }
     if interest.primary_quiet {
-        view.primary_quiet = Some(session.quiet(&names.primary).await?);
+        let stay = plan.map_or(0, |plan| plan.consumers.saturating_sub(1));
+        view.primary_quiet = Some(session.quiet(&names.primary, stay).await?);
     }
     if interest.primary_empty {
         view.primary_empty = Some(session.emptiness(&names.primary).await?);

@@ -166,6 +166,18 @@ pub struct Consumer {
     pub peer: String,
 }
 
+impl Consumer {
+    /// The peer's address as a pod has it.
+    pub fn address(&self) -> &str {
+        self.peer.trim_start_matches("::ffff:")
+    }
+
+    /// Whether it is the pod's at this address.
+    pub fn is_at(&self, ip: &str) -> bool {
+        self.address() == ip
+    }
+}
+
 /// A queue as the broker sees it: identity and configuration, no counters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

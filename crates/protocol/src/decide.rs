@@ -66,7 +66,11 @@ pub fn interest(phase: &Phase) -> Interest {
     let wanted = wanted(phase);
     // Who stands by may go to `Q` by habit, too.
     let connected = wanted.connected || phase.plan().is_some_and(|plan| plan.standby().is_some());
-    Interest { connected, going: going(phase), ..wanted }
+    // Mode `Park`: who leaves `Q`, and who comes to it.
+    let consumers = phase.plan().is_some_and(Plan::shared)
+        && wanted.primary
+        && (wanted.primary_quiet || wanted.target_control || wanted.park2);
+    Interest { connected, consumers, going: going(phase), ..wanted }
 }
 
 /// A pod that has the state is being deleted, or is about to be: a way back that does not know how

@@ -101,6 +101,11 @@ impl Plan {
         self.strategy == Strategy::Sequential || self.hop != Hop::Only
     }
 
+    /// Other pods consume `Q`, too: they stay, and who is meant is told by its address.
+    pub fn shared(&self) -> bool {
+        self.consumers > 1
+    }
+
     /// The connections that must not break, or whoever loses one may go to `Q` by habit.
     pub fn connections(&self) -> impl Iterator<Item = &str> {
         let plans = std::iter::once(self).chain(self.standby());
@@ -221,7 +226,7 @@ impl Commit {
     pub(crate) fn obeyed(plan: &Plan, seen: &Observation, now: Time) -> Option<Self> {
         let broker = seen.broker.as_ref()?;
         let order = broker.target_control.filter(|order| order.ready == 0)?;
-        let back = broker.primary.is_some_and(|counts| counts.consumers >= plan.consumers);
+        let back = broker.consumed_by(plan, seen.target.as_ref());
         let ended = seen.target.as_ref().is_none_or(|target| target.ended);
         (back || ended && order.consumers == 0).then_some(Self { at: now })
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{Binding, Counts, Emptiness, Survey};
-use crate::phase::Evidence;
+use crate::broker::{Binding, Consumer, Counts, Emptiness, Survey};
+use crate::phase::{Evidence, Plan};
 use crate::time::Time;
 
 /// Who owns a pod.
@@ -193,7 +193,9 @@ pub struct BrokerView {
     pub park2: Option<Counts>,
     /// Counts of the target's control queue.
     pub target_control: Option<Counts>,
-    /// The proof that nothing of `Q` is delivered and not acknowledged.
+    /// Consumers of `Q` by name, where it has several.
+    pub consumers: Option<Vec<Consumer>>,
+    /// The proof that nothing of `Q` is delivered and not acknowledged by who has left it.
     pub primary_quiet: Option<Emptiness>,
     /// The proof that `Q` holds nothing.
     pub primary_empty: Option<Emptiness>,
@@ -203,6 +205,19 @@ pub struct BrokerView {
     pub connected: Option<bool>,
     /// What the queues have seen since they exist.
     pub totals: Option<Evidence>,
+}
+
+impl BrokerView {
+    /// Whether `pod` consumes `Q`: the count tells where there is nobody else, the address where others
+    /// come and go.
+    pub(crate) fn consumed_by(&self, plan: &Plan, pod: Option<&Pod>) -> bool {
+        if !plan.shared() {
+            return self.primary.is_some_and(|counts| counts.consumers >= plan.consumers);
+        }
+        let ip = pod.and_then(|pod| pod.ip.as_deref());
+        let all = self.consumers.iter().flatten();
+        ip.is_some_and(|ip| all.into_iter().any(|consumer| consumer.is_at(ip)))
+    }
 }
 
 /// The pod, or the new run of its container, that took the place of a source that died.
@@ -279,7 +294,9 @@ pub struct Interest {
     pub park2: bool,
     /// Counts of the target's control queue.
     pub target_control: bool,
-    /// The proof that nothing of `Q` is delivered and not acknowledged.
+    /// Consumers of `Q` by name.
+    pub consumers: bool,
+    /// The proof that nothing of `Q` is delivered and not acknowledged by who has left it.
     pub primary_quiet: bool,
     /// The proof that `Q` holds nothing.
     pub primary_empty: bool,

@@ -12,7 +12,7 @@ use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 
 mod broker;
 
-use broker::{bindings_allow, broker_allows, consumers_allow, queue_allows, undisturbed};
+use broker::{alone, bindings_allow, broker_allows, consumers_allow, queue_allows, undisturbed};
 
 const RETRY: u64 = 500;
 
@@ -112,7 +112,7 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     let Some(counts) = seen.broker.as_ref().and_then(|broker| broker.primary) else {
         return unknown("the broker's counters");
     };
-    consumers_allow(spec, queue, pod, survey, counts)?;
+    let consumer = consumers_allow(spec, queue, pod, survey, counts)?;
     let (mode, mode_reason) = mode(spec, settings, queue, pod, survey, counts)?;
     let hop = hop(spec, pod, mode)?;
     Ok(Plan {
@@ -122,11 +122,7 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
         source_pod: spec.source_pod.clone(),
         source_uid: pod.uid.clone(),
         source_container_id: status.id.clone(),
-        source_connection: survey
-            .consumers
-            .first()
-            .map(|c| c.connection.clone())
-            .unwrap_or_default(),
+        source_connection: consumer.connection.clone(),
         remembers: pod.remembers,
         source_node: pod.node.clone().unwrap_or_default(),
         base_image: status.image.clone(),
@@ -432,7 +428,7 @@ fn mode(
     counts: Counts,
 ) -> Checked<(ReplayMode, String)> {
     undisturbed(spec, queue, survey)?;
-    let replay = bindings_allow(queue, survey);
+    let replay = alone(spec, queue, counts).and_then(|()| bindings_allow(queue, survey));
     match spec.replay_mode {
         Some(ReplayMode::Park) if pod.remembers => Ok((ReplayMode::Park, "asked for".to_owned())),
         Some(ReplayMode::Park) => no(

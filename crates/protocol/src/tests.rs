@@ -159,6 +159,7 @@ fn everything(phase: &Phase) -> Observation {
         park: consumed,
         park2: consumed,
         target_control: empty,
+        consumers: Some(survey().consumers),
         primary_quiet: Some(Emptiness::Proved),
         primary_empty: Some(Emptiness::Proved),
         s1_empty: Some(Emptiness::Proved),

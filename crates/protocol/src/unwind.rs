@@ -243,7 +243,7 @@ fn parked(
     waited: u64,
 ) -> Next {
     let back = idle(broker.park) && idle(broker.park2);
-    let there = broker.primary.is_some_and(|counts| counts.consumers >= way.plan.consumers);
+    let there = broker.consumed_by(way.plan, source(way.plan, seen));
     if lost(way.plan, seen) {
         return way.to(Undo::Heir(Box::new(Undo::Return)));
     }

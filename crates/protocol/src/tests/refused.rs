@@ -101,12 +101,13 @@ const BROKERS: [(&str, Spoil); 13] = [
     }),
 ];
 
-const CONSUMERS: [(&str, Spoil); 7] = [
+const CONSUMERS: [(&str, Spoil); 8] = [
     ("what another migration left", |_, o| {
         found(o).bindings.push(Binding::plain("ms2m.other.both"));
     }),
     ("no consumer", |_, o| consumers(o, 0)),
-    ("two consumers", |_, o| consumers(o, 2)),
+    ("two consumers", |_, o| second(o, "10.0.3.3")),
+    ("a pod that consumes twice", |_, o| second(o, "10.0.1.5")),
     ("a consumer without acknowledgements", |_, o| found(o).consumers[0].ack_required = false),
     ("an exclusive consumer", |_, o| found(o).consumers[0].exclusive = true),
     ("somebody else's consumer", |_, o| found(o).consumers[0].peer = "10.0.9.9".into()),
@@ -131,6 +132,12 @@ fn queue(seen: &mut Observation) -> &mut Queue {
 
 fn consumers(seen: &mut Observation, consumers: u32) {
     seen.broker.as_mut().expect("a broker").primary = Some(Counts { ready: 0, consumers });
+}
+
+fn second(seen: &mut Observation, peer: &str) {
+    consumers(seen, 2);
+    let consumer = Consumer { peer: peer.into(), ..found(seen).consumers[0].clone() };
+    found(seen).consumers.push(consumer);
 }
 
 /// The sentence with which a spoiled migration is refused, nothing touched.

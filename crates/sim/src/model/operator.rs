@@ -314,6 +314,7 @@ fn look(situation: &Situation, wanted: observation::Interest) -> BrokerView {
         park: counts(wanted.park, Place::Park),
         park2: counts(wanted.park2, Place::Park2),
         target_control: wanted.target_control.then(control).flatten(),
+        consumers: None,
         primary_quiet: wanted.primary_quiet.then(|| wire.quiet(Place::Q)),
         primary_empty: wanted.primary_empty.then(|| wire.emptiness(Place::Q)),
         s1_empty: wanted.s1_empty.then(|| wire.emptiness(Place::S1)),

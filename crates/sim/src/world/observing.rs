@@ -115,8 +115,12 @@ impl World {
                 |wanted: &str| !survey::connections(broker, |_, name| name == wanted).is_empty();
             view.connected = Some(plan.connections().all(lives));
         }
+        if wanted.consumers {
+            view.consumers = Some(survey::consumers(broker, &names.primary));
+        }
         if wanted.primary_quiet {
-            view.primary_quiet = Some(proofs::quiet(broker, client, &names.primary)?);
+            let stay = plan.map_or(0, |plan| plan.consumers.saturating_sub(1));
+            view.primary_quiet = Some(proofs::quiet(broker, client, &names.primary, stay)?);
         }
         if wanted.primary_empty {
             view.primary_empty = Some(session.proofs.empty(broker, client, &names.primary)?);
