@@ -49,7 +49,8 @@ pub(crate) fn step(
     match step {
         ParkStep::Declare => not_pulled(plan, seen).unwrap_or_else(|| to(ParkStep::Stop)),
         ParkStep::Stop => {
-            if parked && left(plan, seen, broker) && broker.primary_quiet == Some(Emptiness::Proved) {
+            if parked && left(plan, seen, broker) && broker.primary_quiet == Some(Emptiness::Proved)
+            {
                 return to(ParkStep::Freeze { parked: since });
             }
             let queue = &plan.names.primary;
