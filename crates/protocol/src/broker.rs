@@ -164,6 +164,9 @@ pub struct Consumer {
     pub connection: String,
     /// Network address of the peer.
     pub peer: String,
+    /// Its connection's heartbeat in seconds; absent where there is none, or it is not known.
+    #[serde(default)]
+    pub heartbeat_s: Option<u64>,
 }
 
 impl Consumer {

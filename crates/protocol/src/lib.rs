@@ -17,6 +17,7 @@ pub mod control;
 pub mod decide;
 pub mod effect;
 mod facts;
+pub mod freeze;
 mod handoff;
 mod hop;
 pub mod names;

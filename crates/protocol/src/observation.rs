@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::{Binding, Consumer, Counts, Emptiness, Survey};
+use crate::freeze::Liveness;
 use crate::phase::{Evidence, Plan};
 use crate::time::Time;
 
@@ -63,6 +64,8 @@ pub struct Pod {
     pub remembers: bool,
     /// It has left its StatefulSet, and bears another name since.
     pub has_left: bool,
+    /// The liveness probe of the container to checkpoint, if it has one.
+    pub liveness: Option<Liveness>,
     /// What keeps it from starting (a container's waiting reason and message).
     pub waiting: Option<String>,
     /// It belongs to this migration (by its label).
@@ -135,6 +138,8 @@ pub struct Preflight {
     /// Whether the API server would take a copy of the source, with all its mounts, or why not;
     /// absent while not asked.
     pub copy: Option<Result<(), String>>,
+    /// Memory of the container to checkpoint in bytes; absent where its kubelet does not say.
+    pub memory_bytes: Option<u64>,
     /// Replicas of the ReplicaSet that are not ready.
     pub unready_siblings: u32,
 }

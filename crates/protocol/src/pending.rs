@@ -5,6 +5,7 @@
 use crate::broker::{Counts, Survey};
 use crate::decide::Next;
 use crate::effect::Effect;
+use crate::freeze;
 use crate::names::Names;
 use crate::observation::{Claim, Node, Observation, Owner, Pod, PodsOfSet, Preflight};
 use crate::phase::{CutStep, Failure, Hop, ParkStep, Phase, Plan};
@@ -12,7 +13,10 @@ use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 
 mod broker;
 
-use broker::{alone, bindings_allow, broker_allows, consumers_allow, queue_allows, undisturbed};
+use broker::{
+    alone, bindings_allow, broker_allows, consumers_allow, heartbeat_allows, queue_allows,
+    undisturbed,
+};
 
 const RETRY: u64 = 500;
 
@@ -94,6 +98,7 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     };
     let replicas = leaves(spec, pod, strategy, preflight)?;
     copy_allowed(spec, strategy, preflight)?;
+    survives_freeze(spec, pod, &container, preflight)?;
     if preflight.name_taken && strategy == Strategy::ShadowPod {
         return no(
             "NameTaken",
@@ -113,6 +118,7 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
         return unknown("the broker's counters");
     };
     let consumer = consumers_allow(spec, queue, pod, survey, counts)?;
+    heartbeat_allows(spec, consumer, preflight)?;
     let (mode, mode_reason) = mode(spec, settings, queue, pod, survey, counts)?;
     let hop = hop(spec, pod, mode)?;
     Ok(Plan {
@@ -279,6 +285,27 @@ fn copy_allowed(spec: &Spec, strategy: Strategy, preflight: &Preflight) -> Check
         ),
         None => unknown(format!("the API server to try out a copy of pod {name}")),
     }
+}
+
+/// A process that stands still for its checkpoint answers no probe.
+fn survives_freeze(spec: &Spec, pod: &Pod, container: &str, preflight: &Preflight) -> Checked<()> {
+    let freeze = freeze::predicted_ms(preflight.memory_bytes);
+    let Some(probe) = pod.liveness.filter(|probe| !probe.outlasts(freeze)) else { return Ok(()) };
+    let known = preflight.memory_bytes.map(|bytes| format!(" with its {} MB", bytes / 1_000_000));
+    no(
+        "LivenessTooStrict",
+        format!(
+            "the liveness probe of container {container} of source pod {} (every {} s, {} s for an \
+             answer, {} failures) would end it while its checkpoint is taken, which{} stops it for \
+             about {} ms; raise its failureThreshold or timeoutSeconds",
+            spec.source_pod,
+            probe.period_ms / 1_000,
+            probe.timeout_ms / 1_000,
+            probe.failures,
+            known.unwrap_or_default(),
+            freeze
+        ),
+    )
 }
 
 /// How many pods the StatefulSet has that the copy leaves: it keeps its last pod's place for nobody.

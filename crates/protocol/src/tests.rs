@@ -77,6 +77,7 @@ fn pod(uid: &str, node: &str, container: &str) -> Pod {
         problems: Vec::new(),
         remembers: false,
         has_left: false,
+        liveness: None,
         waiting: None,
         ours: false,
     }
@@ -109,6 +110,7 @@ fn survey() -> Survey {
             exclusive: false,
             connection: "c".into(),
             peer: "10.0.1.5".into(),
+            heartbeat_s: Some(60),
         }],
         totals: Totals { routed: 100, acknowledged: 97, redelivered: 1 },
         service_rate: None,
@@ -132,6 +134,7 @@ fn preflight() -> Observation {
             set: None,
             claims: Some(Vec::new()),
             copy: Some(Ok(())),
+            memory_bytes: None,
             unready_siblings: 0,
         }),
         broker: Some(BrokerView {

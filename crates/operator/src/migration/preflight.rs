@@ -14,7 +14,7 @@ use crate::act::{exists, kube_trouble};
 use crate::observe::{self, chain};
 use crate::registry::Unusable;
 use crate::target_pod::{TargetPlan, target_pod};
-use crate::{scale, secret, volumes};
+use crate::{scale, secret, usage, volumes};
 
 /// The source as the API server has it, and in the protocol's terms.
 type Source<'a> = (&'a Pod, &'a observation::Pod);
@@ -36,6 +36,7 @@ impl Migration {
             set: None,
             claims: None,
             copy: None,
+            memory_bytes: None,
             unready_siblings: 0,
         };
         if plan.is_none()
@@ -76,6 +77,12 @@ impl Migration {
             found.set =
                 scale::pods_of_set(client, &pod.namespace().unwrap_or_default(), name).await?;
         }
+        if self.memory.usage.is_none() {
+            self.memory.usage = Some(usage::of(client, pod).await);
+        }
+        let container = spec.container.as_ref().or(seen.containers.first());
+        let usage = self.memory.usage.as_ref();
+        found.memory_bytes = usage.zip(container).and_then(|(usage, name)| usage.memory(name));
         if !matches!(self.memory.copy, Some(Ok(()))) {
             self.memory.copy = Some(self.try_out(spec, pod, seen).await?);
         }

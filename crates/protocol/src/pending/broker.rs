@@ -2,8 +2,9 @@
 
 use super::{Checked, no, unknown};
 use crate::broker::{Binding, Consumer, Counts, Queue, QueueType, Survey};
+use crate::freeze;
 use crate::names::control_queue;
-use crate::observation::Pod;
+use crate::observation::{Pod, Preflight};
 use crate::spec::Spec;
 
 /// Queue arguments and policy keys under which a message can vanish or move while it waits.
@@ -260,4 +261,27 @@ fn consumer_allows(queue: &str, name: &str, consumer: &Consumer) -> Checked<()> 
         );
     }
     Ok(())
+}
+
+/// The broker gives up a client that is silent for as long as its heartbeat, and gives others what it
+/// holds.
+pub(super) fn heartbeat_allows(
+    spec: &Spec,
+    consumer: &Consumer,
+    preflight: &Preflight,
+) -> Checked<()> {
+    let freeze = freeze::predicted_ms(preflight.memory_bytes);
+    let Some(heartbeat) = consumer.heartbeat_s.filter(|it| *it > 0 && it * 1_000 <= freeze) else {
+        return Ok(());
+    };
+    no(
+        "HeartbeatTooShort",
+        format!(
+            "pod {}'s connection to the broker has a heartbeat of {heartbeat} s, and the pod stands \
+             still for about {freeze} ms while its checkpoint is taken, so that the broker would give \
+             it up; have it ask for a heartbeat of {} s or more",
+            spec.source_pod,
+            (freeze / 1_000 + 1).max(heartbeat + 1)
+        ),
+    )
 }

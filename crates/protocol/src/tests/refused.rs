@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use super::*;
+use crate::freeze::Liveness;
 use crate::observation::{Claim, PodsOfSet};
 use crate::pending::REMEMBERS;
 
@@ -27,7 +28,7 @@ const ASKED: [(&str, Spoil); 12] = [
     ("an exchange that does not feed the queue", |_, o| found(o).bindings.clear()),
 ];
 
-const PODS: [(&str, Spoil); 17] = [
+const PODS: [(&str, Spoil); 18] = [
     ("no such pod", |_, o| o.source = None),
     ("a pod that is being deleted", |_, o| source(o).terminating = true),
     ("a pod that does not run", |_, o| source(o).running = false),
@@ -60,6 +61,11 @@ const PODS: [(&str, Spoil); 17] = [
     ("a copy that the API server does not take", |_, o| {
         let why = "pods \"consumer-0-shadow\" is forbidden: exceeded quota: small";
         checks(o).copy = Some(Err(why.into()));
+    }),
+    ("a liveness probe that a checkpoint would fail", |_, o| {
+        checks(o).memory_bytes = Some(2_000_000_000);
+        let probe = Liveness { period_ms: 5_000, timeout_ms: 1_000, failures: 2 };
+        source(o).liveness = Some(probe);
     }),
     ("a name that is taken", |_, o| checks(o).name_taken = true),
     ("a target node that is cordoned", |_, o| checks(o).nodes[1].schedulable = false),
@@ -101,7 +107,7 @@ const BROKERS: [(&str, Spoil); 13] = [
     }),
 ];
 
-const CONSUMERS: [(&str, Spoil); 8] = [
+const CONSUMERS: [(&str, Spoil); 9] = [
     ("what another migration left", |_, o| {
         found(o).bindings.push(Binding::plain("ms2m.other.both"));
     }),
@@ -111,6 +117,10 @@ const CONSUMERS: [(&str, Spoil); 8] = [
     ("a consumer without acknowledgements", |_, o| found(o).consumers[0].ack_required = false),
     ("an exclusive consumer", |_, o| found(o).consumers[0].exclusive = true),
     ("somebody else's consumer", |_, o| found(o).consumers[0].peer = "10.0.9.9".into()),
+    ("a heartbeat shorter than the checkpoint", |_, o| {
+        checks(o).memory_bytes = Some(1_000_000_000);
+        found(o).consumers[0].heartbeat_s = Some(5);
+    }),
     ("an application that takes no orders", |_, o| found(o).control_queue = false),
 ];
 

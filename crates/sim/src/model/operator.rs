@@ -347,6 +347,7 @@ fn seen(pod: &Pod, who: Who, remembers: bool) -> observation::Pod {
         problems: Vec::new(),
         remembers,
         has_left: false,
+        liveness: None,
         waiting: None,
         ours: who == Who::Target,
     }

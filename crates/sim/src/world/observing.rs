@@ -178,6 +178,7 @@ impl World {
             set: Some(PodsOfSet { first: 0, replicas: 1, deletes_claims: false }),
             claims: Some(Vec::new()),
             copy: Some(Ok(())),
+            memory_bytes: None,
             unready_siblings: 0,
         }
     }
