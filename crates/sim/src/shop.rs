@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shadow_broker::memory::MemoryConnector;
+use shadow_broker::memory::{self, Call, MemoryConnector};
 use shadow_operator::settings::Options;
 use shadow_operator::{Outside, clock};
 use shadow_protocol::phase::State;
@@ -30,7 +30,7 @@ use shadow_protocol::time::Time;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::kube::{Config, Kube};
+use crate::kube::{Config, Kube, NoFaults};
 use crate::log::Log;
 use applications::Applications;
 use plan::Plan;
@@ -173,7 +173,15 @@ impl Shop {
         let at = clock::now().since(START);
         self.rest().await;
         operator.abort();
+        self.let_go();
         Verdict::of(&self, at)
+    }
+
+    /// Who decides about requests and calls holds the shop, and the shop them: neither would ever be
+    /// freed.
+    fn let_go(&self) {
+        self.kube.set_faults(Box::new(NoFaults));
+        self.applications.broker.set_hook(Arc::new(|_: &Call<'_>| memory::Fault::Pass));
     }
 
     /// Until every migration has come to its end.
