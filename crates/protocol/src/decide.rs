@@ -161,7 +161,9 @@ fn preempted(spec: &Spec, state: &State, seen: &Observation) -> Option<Failure> 
         return None;
     }
     // What can be undone of a second hop by then is done again.
-    let late = state.phase.plan().and_then(Plan::base).is_some_and(|base| base.vacated);
+    let late = state.phase.plan().and_then(Plan::base).is_some_and(|base| base.vacated)
+        // The source's owner may delete it at any moment; to go back is to delete the target, too.
+        || matches!(state.phase, Phase::Finalizing { step: SwitchStep::Replace(None), .. });
     if spec.deleted && !late {
         return Some(Failure::new("Deleted", "the migration was deleted before it was done"));
     }

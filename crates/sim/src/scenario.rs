@@ -179,16 +179,7 @@ impl Scenario {
     /// The scenario that follows from `seed`, with up to three faults.
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let mut scenario = Self::quiet(&mut rng, seed);
-        if scenario.owner == OwnerKind::StatefulSet && scenario.mode != Some(ReplayMode::Park) {
-            let swaps = [IdentitySwap::None, IdentitySwap::ExchangeFence, IdentitySwap::Cutoff];
-            scenario.swap = swaps[rng.usize(..swaps.len())];
-        }
-        if scenario.swap != IdentitySwap::None && scenario.quorum {
-            // It would look like two consumers each time it takes over, and a second hop that can't
-            // be given up would be begun for ever.
-            scenario.habits.late_acks = 0;
-        }
+        let mut scenario = Self::quiet(&mut rng, seed).swapped(&mut rng);
         scenario = match rng.u8(..100) {
             0 | 1 => scenario.slow(2),
             2 => {
@@ -209,6 +200,20 @@ impl Scenario {
             });
         }
         scenario
+    }
+
+    /// The same, in two hops if it can be and chance wants it.
+    pub(crate) fn swapped(mut self, rng: &mut Rng) -> Self {
+        if self.owner == OwnerKind::StatefulSet && self.mode != Some(ReplayMode::Park) {
+            let swaps = [IdentitySwap::None, IdentitySwap::ExchangeFence, IdentitySwap::Cutoff];
+            self.swap = swaps[rng.usize(..swaps.len())];
+        }
+        if self.swap != IdentitySwap::None && self.quorum {
+            // It would look like two consumers each time it takes over, and a second hop that can't
+            // be given up would be begun for ever.
+            self.habits.late_acks = 0;
+        }
+        self
     }
 
     /// One scenario of each kind: owners, modes, queue types and habits, without a fault.
@@ -259,7 +264,7 @@ impl Scenario {
     }
 
     /// Two hops take twice as long.
-    fn hops(&self) -> u32 {
+    pub(crate) fn hops(&self) -> u32 {
         if self.swap == IdentitySwap::None { 1 } else { 2 }
     }
 

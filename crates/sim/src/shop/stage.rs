@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use shadow_operator::registry::{Registry, Unusable};
 use shadow_protocol::pending::REMEMBERS;
-use shadow_protocol::spec::ReplayMode;
+use shadow_protocol::spec::{IdentitySwap, ReplayMode};
 use tokio::time::timeout;
 
 use crate::kube::{Kube, condition};
@@ -136,7 +136,15 @@ pub fn wish(source: &str, name: &str, scenario: &Scenario) -> Value {
     if let Some(mode) = mode {
         spec["replayMode"] = json!(mode);
     }
-    if scenario.owner == OwnerKind::Shrinking {
+    let swap = match scenario.swap {
+        IdentitySwap::None => None,
+        IdentitySwap::ExchangeFence => Some("ExchangeFence"),
+        IdentitySwap::Cutoff => Some("Cutoff"),
+    };
+    if let Some(swap) = swap {
+        spec["identitySwapMode"] = json!(swap);
+    }
+    if scenario.owner == OwnerKind::Shrinking || swap.is_some() {
         spec["migrationStrategy"] = json!("ShadowPod");
     }
     spec["messageQueueConfig"] = queue.take();

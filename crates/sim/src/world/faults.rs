@@ -46,7 +46,7 @@ pub(crate) fn under_way(state: &State) -> bool {
 }
 
 /// The image of a second hop is in place, and its copy has not run yet.
-fn checkpointed(state: &State) -> bool {
+pub(crate) fn checkpointed(state: &State) -> bool {
     let hop = [Step::HopPrepare, Step::HopAdmit, Step::HopRetry];
     hop.contains(&state.phase.step())
 }
