@@ -96,7 +96,10 @@ pub struct StatefulMigrationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message_queue_config: Option<MessageQueueConfig>,
 
-    /// Pin the owning Deployment to the target node after the handoff.
+    /// Pin the pod's Deployment to the target node: its pod template gets a required node affinity,
+    /// and the moved pod keeps its memory. Default: true for the only pod of a Deployment. Where it
+    /// would restart somebody it is left out, and an event says why: with more than one replica, with
+    /// a Deployment that is paused or in the middle of a rollout. Other pods have no template to pin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin_to_target_node: Option<bool>,
 

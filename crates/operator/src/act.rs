@@ -32,6 +32,7 @@ const SHORTEST_GRACE: u32 = 1;
 const RUNTIME_RESTS: Duration = Duration::from_secs(2);
 /// ReplicaSets delete the pod with the lowest cost first.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+const LOWEST_COST: &str = "-2147483647";
 
 /// What an effect came to.
 pub enum Outcome {
@@ -39,6 +40,8 @@ pub enum Outcome {
     Done,
     /// The kubelet's checkpoint.
     Checkpoint(Archive),
+    /// Done, but for the Deployment's template: a sentence why.
+    NotPinned(String),
 }
 
 /// Everything an effect may need.
@@ -120,9 +123,11 @@ impl Hands<'_> {
             Effect::DeleteTarget => self.delete_target().await,
             Effect::OpenGate => self.open_gate().await,
             Effect::Announce => self.label_target(labels_for_services).await,
-            Effect::PreferSource => self.deletion_cost(Some("-2147483647")).await,
+            Effect::PreferSource => self.deletion_cost(Some(LOWEST_COST)).await,
             Effect::UnpreferSource => self.deletion_cost(None).await,
             Effect::Adopt => self.label_target(labels_at_switch).await,
+            Effect::Pin => self.pin().await,
+            Effect::Unpin => self.unpin().await,
             Effect::ScaleDown { from } => self.scale_down(*from).await,
             Effect::ScaleUp { to } => self.scale_up(*to).await,
             Effect::DeleteSource => self.delete_source(self.plan()?, None).await,
@@ -405,6 +410,12 @@ impl Hands<'_> {
             }
         }
         patched(done, "set the deletion cost of source pod", name)
+    }
+
+    /// The source's ReplicaSet gets the target, and deletes the source.
+    pub(crate) async fn adopt(&self) -> Result<Outcome, Trouble> {
+        self.deletion_cost(Some(LOWEST_COST)).await?;
+        self.label_target(labels_at_switch).await
     }
 
     /// Gives the target labels of the living source. A source that is gone already has been

@@ -39,7 +39,7 @@ pub fn spec(object: &StatefulMigration) -> Spec {
             api::IdentitySwapMode::ExchangeFence => IdentitySwap::ExchangeFence,
             api::IdentitySwapMode::Cutoff => IdentitySwap::Cutoff,
         },
-        pin: spec.pin_to_target_node.unwrap_or(false),
+        pin: spec.pin_to_target_node,
         queue: queue.map(|queue| queue.queue_name.clone()),
         exchange: queue.map(|queue| queue.exchange_name.clone()).unwrap_or_default(),
         abort: spec.abort,

@@ -10,6 +10,7 @@
 
 mod act;
 mod admission;
+mod affinity;
 pub mod clock;
 pub mod cluster;
 mod decide;
@@ -17,6 +18,7 @@ mod health;
 mod kubelet;
 mod migration;
 mod observe;
+mod pin;
 mod prepull;
 pub mod problems;
 pub mod registry;

@@ -17,7 +17,7 @@ use shadow_protocol::decide::{Decision, decide};
 use shadow_protocol::effect::EffectId;
 use shadow_protocol::names::lock_queue;
 use shadow_protocol::observation::{Archive, BrokerView, Observation, Trouble};
-use shadow_protocol::phase::{Phase, Plan, State};
+use shadow_protocol::phase::{Phase, Pin, Plan, State};
 use shadow_protocol::spec::Spec;
 use shadow_protocol::time::Time;
 use tokio::sync::watch;
@@ -316,6 +316,11 @@ impl Migration {
                     self.memory.archive = Some(archive);
                     self.memory.done += 1;
                 }
+                Ok(Outcome::NotPinned(why)) => {
+                    self.memory.done += 1;
+                    let asked = self.object.spec.pin_to_target_node == Some(true);
+                    self.say("NotPinned", &why, asked).await;
+                }
                 Err(trouble) => {
                     tracing::warn!(effect = effect.name(), message = trouble.message, "failed");
                     self.memory.fail(trouble);
@@ -428,6 +433,9 @@ impl Migration {
         let namespace = self.object.namespace().unwrap_or_default();
         let source = self.context.cluster.pod(&namespace, &plan.source_pod);
         let usage = self.memory.usage.clone().unwrap_or_default();
+        if let Pin::Skipped { why, asked } = &plan.pin {
+            self.publish(report::event("NotPinned", why.clone(), *asked)).await;
+        }
         for warning in source.iter().flat_map(|pod| pod_warnings(pod, &plan.container, &usage)) {
             self.publish(report::event("StaysBehind", warning, true)).await;
         }

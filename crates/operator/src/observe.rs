@@ -19,7 +19,7 @@ use shadow_protocol::phase::{Evidence, Plan};
 use crate::cluster::Cluster;
 use crate::prepull::pullable;
 use crate::problems::{node_problems, pod_problems};
-use crate::target_pod::{has_left, restored_container};
+use crate::target_pod::{before, has_left, restored_container};
 
 /// A pod in the protocol's terms.
 pub fn pod(cluster: &Cluster, pod: &core::Pod, container: Option<&str>, migration: &str) -> Pod {
@@ -47,6 +47,7 @@ pub fn pod(cluster: &Cluster, pod: &core::Pod, container: Option<&str>, migratio
         remembers: pod.annotations().get(REMEMBERS).is_some_and(|value| value == "true"),
         has_left: has_left(pod),
         liveness: chosen.as_ref().and_then(|name| liveness(&spec, name)),
+        before: before(pod).map(str::to_owned),
         waiting: waiting(&status),
         ours: pod.labels().get(shadow_api::LABEL_MIGRATION).is_some_and(|name| name == migration),
         containers,

@@ -15,7 +15,9 @@ use kube::ResourceExt;
 use kube::core::ObjectMeta;
 use shadow_api::names::{ROLE_MOVED, ROLE_TARGET};
 use shadow_api::{GATE_HANDOFF, LABEL_MIGRATION, LABEL_ROLE, StatefulMigration};
-use shadow_protocol::pending::target_name;
+use shadow_protocol::pending::{Called, target_name, written_down};
+
+use crate::affinity;
 
 /// The spec that a bare pod had before it was ever moved, as JSON.
 pub const ANNOTATION_ORIGIN: &str = "migration.ms2m.io/origin";
@@ -23,11 +25,13 @@ pub const ANNOTATION_ORIGIN: &str = "migration.ms2m.io/origin";
 pub const ANNOTATION_BASE_IMAGE: &str = "migration.ms2m.io/base-image";
 /// Keeps a copy's object from going before the operator has seen what became of it.
 pub const FINALIZER_COPY: &str = "migration.ms2m.io/copy";
+/// The name that a pod had before its last move, where its own has no room for it.
+pub const ANNOTATION_BEFORE: &str = "migration.ms2m.io/name-before";
 /// UID of the ended pod that a fresh one takes the place of.
 pub const ANNOTATION_REPLACES: &str = "migration.ms2m.io/replaces";
 
 /// Annotations that describe the source's own life, not its configuration.
-const OWN_ANNOTATIONS: [&str; 10] = [
+const OWN_ANNOTATIONS: [&str; 11] = [
     "cni.projectcalico.org/containerID",
     "cni.projectcalico.org/podIP",
     "cni.projectcalico.org/podIPs",
@@ -37,6 +41,7 @@ const OWN_ANNOTATIONS: [&str; 10] = [
     "k8s.v1.cni.cncf.io/networks-status",
     "kubectl.kubernetes.io/last-applied-configuration",
     "kubernetes.io/config.seen",
+    ANNOTATION_BEFORE,
     ANNOTATION_REPLACES,
 ];
 
@@ -44,7 +49,7 @@ const OWN_ANNOTATIONS: [&str; 10] = [
 const PLACE_LABELS: [&str; 2] = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone"];
 
 /// Every ReplicaSet of a Deployment selects it.
-const OWNERS_LABEL: &str = "pod-template-hash";
+pub(crate) const OWNERS_LABEL: &str = "pod-template-hash";
 
 /// By which a Service finds one pod of a StatefulSet.
 const OWNERS_NAME: &str = "statefulset.kubernetes.io/pod-name";
@@ -73,6 +78,7 @@ pub struct TargetPlan<'a> {
 /// resources, ports and affinities again, and a later move or replacement finds the affinities of
 /// the workload itself and not ours among them.
 pub fn target_pod(source: &Pod, plan: &TargetPlan) -> Pod {
+    let source = &affinity::free(source);
     let mut spec = source.spec.clone().unwrap_or_default();
     if spec.hostname.as_ref() == source.metadata.name.as_ref() {
         spec.hostname = None;
@@ -174,6 +180,9 @@ fn restored(container: &mut Container, image: &str) {
 fn annotations(source: &Pod, plan: &TargetPlan) -> BTreeMap<String, String> {
     let mut annotations = source.annotations().clone();
     annotations.retain(|key, _| !OWN_ANNOTATIONS.contains(&key.as_str()));
+    if let Some(before) = written_down(&source.name_any(), plan.name) {
+        annotations.insert(ANNOTATION_BEFORE.to_owned(), before.to_owned());
+    }
     let base = restored_container(source).map_or(plan.base_image, |(_, image)| image);
     annotations.insert(ANNOTATION_BASE_IMAGE.to_owned(), format!("{} {base}", plan.container));
     if plan.replaced_by_owner {
@@ -191,6 +200,11 @@ fn annotations(source: &Pod, plan: &TargetPlan) -> BTreeMap<String, String> {
 pub fn has_left(pod: &Pod) -> bool {
     let known_as = pod.labels().get(OWNERS_NAME);
     pod.owner_references().is_empty() && known_as.is_some_and(|name| *name != pod.name_any())
+}
+
+/// The name that a pod had before its last move, if that was written down.
+pub fn before(pod: &Pod) -> Option<&str> {
+    pod.annotations().get(ANNOTATION_BEFORE).map(String::as_str)
 }
 
 /// The container of a moved pod that was restored, and its own image: the spec names the checkpoint.
@@ -271,9 +285,15 @@ fn fresh_pod(moved: &Pod, mut spec: PodSpec) -> Pod {
             && !OWN_ANNOTATIONS.contains(&key.as_str())
     });
     annotations.insert(ANNOTATION_REPLACES.to_owned(), moved.uid().unwrap_or_default());
+    let called = moved.name_any();
+    let name =
+        target_name(Called { name: &called, has_left: has_left(moved), before: before(moved) });
+    if let Some(before) = written_down(&called, &name) {
+        annotations.insert(ANNOTATION_BEFORE.to_owned(), before.to_owned());
+    }
     Pod {
         metadata: ObjectMeta {
-            name: Some(target_name(&moved.name_any(), has_left(moved))),
+            name: Some(name),
             namespace: moved.metadata.namespace.clone(),
             labels: Some(labels_at_switch(moved)),
             annotations: Some(annotations),

@@ -198,8 +198,9 @@ fn overdue(settings: &Settings, state: &State, seen: &Observation, now: Time, ne
 
 /// Whether the state lies before the commit point and isn't on its way back already.
 fn can_be_undone(phase: &Phase, seen: &Observation) -> bool {
-    // To undo it is to delete the target, the last one that has the state.
-    if hop::last(phase, seen) && switch::target_lost(phase, seen).is_none() {
+    // To undo it is to delete the target, the last one that has the state: the source may be going,
+    // or its owner may be about to delete it.
+    if (hop::last(phase, seen) || seen.pinned) && switch::target_lost(phase, seen).is_none() {
         return false;
     }
     match phase {

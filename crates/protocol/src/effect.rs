@@ -42,6 +42,12 @@ pub enum Effect {
     UnpreferSource,
     /// Give the target all of the source's labels: the ReplicaSet finds it.
     Adopt,
+    /// Give the source's Deployment a template with an affinity for the target node, and the target
+    /// the labels and the ReplicaSet of that template: the source's ReplicaSet goes to 0. Where that
+    /// would restart anybody by now: as [`Effect::PreferSource`] and [`Effect::Adopt`].
+    Pin,
+    /// Undo [`Effect::Pin`]: the template of the source's ReplicaSet again.
+    Unpin,
     /// Make the source's StatefulSet smaller by one pod, which is the source.
     ScaleDown {
         /// How many pods it had before.
@@ -103,7 +109,7 @@ impl fmt::Display for EffectId {
 }
 
 /// The names of all effects.
-pub const NAMES: [&str; 36] = [
+pub const NAMES: [&str; 38] = [
     "lock",
     "declare-exchange",
     "declare-side-queue",
@@ -130,6 +136,8 @@ pub const NAMES: [&str; 36] = [
     "prefer-source",
     "unprefer-source",
     "adopt",
+    "pin",
+    "unpin",
     "scale-down",
     "scale-up",
     "delete-source",
@@ -172,6 +180,8 @@ impl Effect {
             Effect::PreferSource => "prefer-source",
             Effect::UnpreferSource => "unprefer-source",
             Effect::Adopt => "adopt",
+            Effect::Pin => "pin",
+            Effect::Unpin => "unpin",
             Effect::ScaleDown { .. } => "scale-down",
             Effect::ScaleUp { .. } => "scale-up",
             Effect::DeleteSource => "delete-source",

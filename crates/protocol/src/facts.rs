@@ -75,6 +75,9 @@ pub struct Plan {
     /// Which hop of an identity swap this is.
     #[serde(default)]
     pub hop: Hop,
+    /// What becomes of the Deployment's template.
+    #[serde(default)]
+    pub pin: Pin,
 }
 
 impl Plan {
@@ -111,6 +114,23 @@ impl Plan {
         let plans = std::iter::once(self).chain(self.standby());
         plans.map(|plan| plan.source_connection.as_str())
     }
+}
+
+/// Whether the Deployment of the source is pinned to the target node at the switch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pin {
+    /// There is nothing to pin, or it is not wanted.
+    #[default]
+    No,
+    /// Its template gets an affinity for the node, and the target is the new template's pod.
+    Yes,
+    /// It can't be without a restart; the pod moves all the same.
+    Skipped {
+        /// The sentence for the user.
+        why: String,
+        /// The user has asked for it.
+        asked: bool,
+    },
 }
 
 /// Which of the hops of an identity swap a plan is for.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::{Binding, Consumer, Counts, Emptiness, Survey};
 use crate::freeze::Liveness;
+use crate::pending::Called;
 use crate::phase::{Evidence, Plan};
 use crate::time::Time;
 
@@ -66,10 +67,19 @@ pub struct Pod {
     pub has_left: bool,
     /// The liveness probe of the container to checkpoint, if it has one.
     pub liveness: Option<Liveness>,
+    /// The name it had before its last move, where its own does not tell.
+    pub before: Option<String>,
     /// What keeps it from starting (a container's waiting reason and message).
     pub waiting: Option<String>,
     /// It belongs to this migration (by its label).
     pub ours: bool,
+}
+
+impl Pod {
+    /// What it is called, if its name is `name`.
+    pub fn called<'a>(&'a self, name: &'a str) -> Called<'a> {
+        Called { name, has_left: self.has_left, before: self.before.as_deref() }
+    }
 }
 
 /// A container as the API server knows it.
@@ -111,6 +121,17 @@ pub struct PodsOfSet {
     pub deletes_claims: bool,
 }
 
+/// A Deployment, as far as it says whether its template can be changed and nobody restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rollout {
+    /// How many pods it is to have.
+    pub replicas: u32,
+    /// Its user has paused it.
+    pub paused: bool,
+    /// Its template is that of the source's ReplicaSet, and no other pod is left.
+    pub complete: bool,
+}
+
 /// A volume claim of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
@@ -133,6 +154,8 @@ pub struct Preflight {
     pub survey: Option<Survey>,
     /// The StatefulSet that owns the source; absent while not read, or where there is none.
     pub set: Option<PodsOfSet>,
+    /// The Deployment that owns the source; absent while not read, or where there is none.
+    pub rollout: Option<Rollout>,
     /// The source's volume claims; absent while not read.
     pub claims: Option<Vec<Claim>>,
     /// Whether the API server would take a copy of the source, with all its mounts, or why not;
@@ -266,6 +289,9 @@ pub struct Observation {
     pub heir: Option<Heir>,
     /// The target pod; absent when it does not exist.
     pub target: Option<Pod>,
+    /// The ReplicaSet that pins the target to its node exists: the source's may be scaled to 0 at any
+    /// time. Only looked at while the source is about to go.
+    pub pinned: bool,
     /// What the preflight looks at.
     pub preflight: Option<Preflight>,
     /// The transfer Job.

@@ -12,6 +12,11 @@ use crate::phase::{CutStep, Failure, Hop, ParkStep, Phase, Plan};
 use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 
 mod broker;
+mod names;
+mod pin;
+
+pub use names::{Called, target_name, written_down};
+pub use pin::{not_pinned, obstacle};
 
 use broker::{
     alone, bindings_allow, broker_allows, consumers_allow, heartbeat_allows, queue_allows,
@@ -25,26 +30,6 @@ pub const REMEMBERS: &str = "migration.ms2m.io/remembers-queue";
 
 pub(crate) fn effects(spec: &Spec) -> Vec<Effect> {
     if spec.queue.is_some() { vec![Effect::Lock] } else { Vec::new() }
-}
-
-/// The name of the target pod: `<name>-shadow`, and `<name>` again on the next move. A pod that has
-/// left its StatefulSet never bears the name again by which the set knows its own: `<name>-moved`.
-pub fn target_name(source: &str, has_left: bool) -> String {
-    const SHADOW: &str = "-shadow";
-    const MOVED: &str = "-moved";
-    let base = |suffix| source.strip_suffix(suffix).filter(|base| !base.is_empty());
-    match (base(SHADOW), base(MOVED).filter(|_| has_left)) {
-        (Some(base), _) if has_left => with_suffix(base, MOVED),
-        (Some(base), _) => base.to_owned(),
-        (None, Some(base)) => with_suffix(base, SHADOW),
-        (None, None) => with_suffix(source, SHADOW),
-    }
-}
-
-fn with_suffix(name: &str, suffix: &str) -> String {
-    const LONGEST: usize = 63;
-    let base: String = name.chars().take(LONGEST - suffix.len()).collect();
-    format!("{}{suffix}", base.trim_end_matches(['-', '.']))
 }
 
 type Checked<T> = Result<T, Refusal>;
@@ -93,7 +78,7 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     let target_node = target_node(spec, pod, preflight)?;
     let strategy = strategy(spec, settings, pod)?;
     let target_pod = match strategy {
-        Strategy::ShadowPod => target_name(&spec.source_pod, pod.has_left),
+        Strategy::ShadowPod => target_name(pod.called(&spec.source_pod)),
         Strategy::Sequential => spec.source_pod.clone(),
     };
     let replicas = leaves(spec, pod, strategy, preflight)?;
@@ -102,7 +87,11 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     if preflight.name_taken && strategy == Strategy::ShadowPod {
         return no(
             "NameTaken",
-            format!("the target pod's name {target_pod} is taken by another pod; delete it first"),
+            format!(
+                "the copy of source pod {} would be called {target_pod}, and another pod has that \
+                 name; delete it if nobody needs it, then create the migration again",
+                spec.source_pod
+            ),
         );
     }
     let Some(status) = pod.statuses.get(&container) else {
@@ -121,8 +110,10 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     heartbeat_allows(spec, consumer, preflight)?;
     let (mode, mode_reason) = mode(spec, settings, queue, pod, survey, counts)?;
     let hop = hop(spec, pod, mode)?;
+    let pin = pin::pin(spec, pod, preflight)?;
     Ok(Plan {
         hop,
+        pin,
         replicas,
         names: Names::new(queue, &spec.uid),
         source_pod: spec.source_pod.clone(),
@@ -149,14 +140,8 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
 
 /// What this version does not do yet is refused, not attempted.
 fn supported(spec: &Spec) -> Checked<()> {
-    let not_yet = |what: &str, instead: &str| {
-        no("NotSupported", format!("{what} is not part of this version; {instead}"))
-    };
     if spec.transfer == Transfer::Direct {
-        return not_yet("transferMode Direct", "use Registry");
-    }
-    if spec.pin {
-        return not_yet("pinToTargetNode", "leave it out or set it to false");
+        return no("NotSupported", "transferMode Direct is not part of this version; use Registry");
     }
     Ok(())
 }

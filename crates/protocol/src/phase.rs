@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use crate::facts::{
-    Attempt, Base, Commit, Cuts, Evidence, Failure, Hop, Image, Incarnation, Plan, Progress, Taken,
+    Attempt, Base, Commit, Cuts, Evidence, Failure, Hop, Image, Incarnation, Pin, Plan, Progress,
+    Taken,
 };
 use crate::observation::Archive;
 use crate::time::Time;

@@ -65,8 +65,8 @@ pub struct Spec {
     pub cutoff_ms: u64,
     /// Identity swap.
     pub identity_swap: IdentitySwap,
-    /// Pin the Deployment to the target node.
-    pub pin: bool,
+    /// Pin the Deployment to the target node; absent: where it can be.
+    pub pin: Option<bool>,
     /// The primary queue; absent: a migration without a broker.
     pub queue: Option<String>,
     /// The exchange the user says feeds the queue; empty when not said.

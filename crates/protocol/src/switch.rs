@@ -9,7 +9,8 @@ use crate::names::control_queue;
 use crate::observation::{Interest, Job, Observation, Owner, Pod};
 use crate::pending::REMEMBERS;
 use crate::phase::{
-    Commit, Failure, Hop, Image, Incarnation, Phase, Plan, Progress, RestoreStep, SwitchStep, Taken,
+    Commit, Failure, Hop, Image, Incarnation, Phase, Pin, Plan, Progress, RestoreStep, SwitchStep,
+    Taken,
 };
 use crate::remove::{both_hops, counted, removed};
 use crate::spec::{ReplayMode, Settings, Strategy};
@@ -269,6 +270,10 @@ pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
         }
         SwitchStep::Open(_) => vec![end_replay(plan), Effect::Announce, Effect::OpenGate],
         SwitchStep::Overlap(_) | SwitchStep::Hop { .. } => Vec::new(),
+        SwitchStep::Replace(None) if plan.pin == Pin::Yes => vec![Effect::Pin],
+        SwitchStep::Replace(Some(_)) if plan.pin == Pin::Yes => {
+            vec![Effect::Pin, Effect::DeleteSource]
+        }
         // The source stands still for good, whether or not the target is there to be adopted.
         SwitchStep::Replace(Some(_)) => {
             vec![Effect::PreferSource, Effect::Adopt, leave(plan)]

@@ -12,7 +12,7 @@ use crate::control::Control;
 use crate::decide::decide;
 use crate::effect::Effect;
 use crate::observation::{
-    Archive, BrokerView, Container, Job, Node, Observation, Owner, Pod, PrePull, Preflight,
+    Archive, BrokerView, Container, Job, Node, Observation, Owner, Pod, PrePull, Preflight, Rollout,
 };
 use crate::phase::{
     CutStep, Evidence, Phase, PhaseName, Plan, RestoreStep, State, SwitchStep, Undo,
@@ -28,6 +28,7 @@ mod leaving;
 mod lost;
 mod noticed;
 mod park;
+mod pin;
 mod refused;
 mod sequential;
 mod way_back;
@@ -46,7 +47,7 @@ fn spec() -> Spec {
         replay_mode: None,
         cutoff_ms: 120_000,
         identity_swap: IdentitySwap::None,
-        pin: false,
+        pin: None,
         queue: Some(Q.into()),
         exchange: "app.fanout".into(),
         abort: false,
@@ -78,6 +79,7 @@ fn pod(uid: &str, node: &str, container: &str) -> Pod {
         remembers: false,
         has_left: false,
         liveness: None,
+        before: None,
         waiting: None,
         ours: false,
     }
@@ -132,6 +134,7 @@ fn preflight() -> Observation {
             registry: Some(Ok(())),
             survey: Some(survey()),
             set: None,
+            rollout: Some(Rollout { replicas: 1, paused: false, complete: true }),
             claims: Some(Vec::new()),
             copy: Some(Ok(())),
             memory_bytes: None,

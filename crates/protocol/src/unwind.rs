@@ -12,7 +12,7 @@ use crate::handoff::{
 };
 use crate::hop;
 use crate::observation::{BrokerView, Heir, Interest, Observation};
-use crate::phase::{Failure, Phase, PhaseName, Plan, Reached, State, Undo};
+use crate::phase::{Failure, Phase, PhaseName, Pin, Plan, Reached, State, Undo};
 use crate::remove::remove;
 use crate::spec::Settings;
 use crate::switch::both_to_gate;
@@ -37,8 +37,11 @@ pub(crate) fn effects(
             // Before, it is somebody else's doing.
             let smaller = plan.replicas.filter(|_| during == PhaseName::Finalizing);
             let stay = smaller.map(|to| Effect::ScaleUp { to });
+            // While the new template's ReplicaSet is there, it would replace the target.
+            let pinned = plan.pin == Pin::Yes && during == PhaseName::Finalizing;
+            let unpin = pinned.then_some(Effect::Unpin);
             let rest = [Effect::DeleteTarget, Effect::UnpreferSource];
-            stay.into_iter().chain(rest).chain(release(plan)).collect()
+            stay.into_iter().chain(unpin).chain(rest).chain(release(plan)).collect()
         }
         Undo::Clear => hop::clear(plan),
         Undo::Settle | Undo::Heir(_) => Vec::new(),

@@ -109,6 +109,7 @@ impl Pod {
             remembers,
             has_left: false,
             liveness: None,
+            before: None,
             waiting: None,
             ours: self.ours,
         }

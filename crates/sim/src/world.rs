@@ -128,6 +128,8 @@ pub struct World {
     pub(crate) held: bool,
     /// The StatefulSet has one pod less than when the migration began.
     pub(crate) smaller: bool,
+    /// The Deployment is pinned to the target node.
+    pub(crate) pinned: bool,
     record: Record,
     operator: Operator,
     /// What operators that are gone still try to do.
@@ -240,6 +242,7 @@ impl World {
             pulled_at: None,
             held: false,
             smaller: false,
+            pinned: false,
             record: Record::default(),
             operator: Operator::default(),
             late: Vec::new(),

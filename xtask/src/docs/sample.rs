@@ -7,7 +7,7 @@ use shadow_protocol::names::Names;
 use shadow_protocol::observation::{Archive, Owner};
 use shadow_protocol::phase::{
     Attempt, Base, Commit, CutStep, Cuts, Evidence, Failure, Hop, Image, Incarnation, ParkStep,
-    Phase, PhaseName, Plan, Progress, Reached, RestoreStep, SwitchStep, Taken, Undo,
+    Phase, PhaseName, Pin, Plan, Progress, Reached, RestoreStep, SwitchStep, Taken, Undo,
 };
 use shadow_protocol::spec::{ReplayMode, Strategy};
 use shadow_protocol::step::Step;
@@ -28,6 +28,12 @@ impl Sample {
         // As an operator finds it in a status: nobody but the protocol makes one.
         let commit = serde_json::from_value(json!({ "at": 0 })).context("a sample commit")?;
         Ok(Self { plan: plan(mode, strategy, owner), reached: Reached::CutA, commit })
+    }
+
+    /// Its Deployment is pinned.
+    pub fn pinned(mut self) -> Self {
+        self.plan.pin = Pin::Yes;
+        self
     }
 
     /// The second hop of an identity swap.
@@ -215,6 +221,7 @@ fn plan(mode: ReplayMode, strategy: Strategy, owner: Owner) -> Plan {
         mode,
         mode_reason: String::new(),
         replicas: leaves.then_some(1),
+        pin: Pin::No,
         cutoff_ms: 0,
     }
 }

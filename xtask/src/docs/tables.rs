@@ -143,13 +143,17 @@ pub fn steps() -> anyhow::Result<Vec<(&'static str, String)>> {
     let set = || Owner::StatefulSet(String::new());
     let beside = |mode| {
         anyhow::Ok([
-            ("a Deployment's pod", Sample::new(mode, Strategy::ShadowPod, deployment())?),
+            (
+                "a Deployment's only pod",
+                Sample::new(mode, Strategy::ShadowPod, deployment())?.pinned(),
+            ),
+            ("one of several", Sample::new(mode, Strategy::ShadowPod, deployment())?),
             ("a bare pod", Sample::new(mode, Strategy::ShadowPod, Owner::Bare)?),
             ("the last of a StatefulSet", Sample::new(mode, Strategy::ShadowPod, set())?),
         ])
     };
     let sequential = [("", Sample::new(ReplayMode::Cutoff, Strategy::Sequential, set())?)];
-    let [mut before, mut after, _] = beside(ReplayMode::Cutoff)?;
+    let [_, mut before, mut after, _] = beside(ReplayMode::Cutoff)?;
     (before.0, before.1.reached) = ("before cut B", Reached::CutA);
     (after.0, after.1.reached) = ("after cut B", Reached::CutB);
     Ok(vec![
@@ -222,7 +226,7 @@ fn spec() -> Spec {
         replay_mode: None,
         cutoff_ms: 0,
         identity_swap: IdentitySwap::None,
-        pin: false,
+        pin: None,
         queue: Some("`Q`".to_owned()),
         exchange: String::new(),
         abort: false,

@@ -47,6 +47,8 @@ fn effect_words(effect: &Effect) -> (String, String) {
         Effect::PreferSource => whole("make the source the first that its ReplicaSet deletes"),
         Effect::UnpreferSource => whole("let the source be as any other to its ReplicaSet"),
         Effect::Adopt => whole("give the target all labels of the source"),
+        Effect::Pin => whole("pin the Deployment to the target node, with the target as its pod"),
+        Effect::Unpin => whole("give the Deployment its template back"),
         Effect::DeleteSource => whole("delete the source pod"),
         Effect::Vacate => whole("delete the source pod with the shortest grace"),
         Effect::MakeRoom => whole("delete the pod that stands by with the shortest grace"),

@@ -6,13 +6,14 @@ use kube::{Api, ResourceExt};
 use shadow_protocol::decide::interest;
 use shadow_protocol::names::{Names, control_queue, lock_queue};
 use shadow_protocol::observation::{self, BrokerView, Heir, Observation, Trouble};
-use shadow_protocol::pending::target_name;
-use shadow_protocol::phase::{Phase, Plan, State};
+use shadow_protocol::pending::{Called, target_name};
+use shadow_protocol::phase::{Phase, Pin, Plan, State};
 use shadow_protocol::spec::Spec;
 
 use super::Migration;
 use crate::decide as mapping;
 use crate::observe::{self, broker_trouble, chain};
+use crate::pin;
 use crate::prepull::{self, Wanted};
 
 /// The source and the pod that stands by.
@@ -31,8 +32,8 @@ impl Migration {
         };
         let plan = state.phase.plan();
         let mut source = pod(plan.map_or(&spec.source_pod, |plan| &plan.source_pod));
-        let has_left = source.as_ref().is_some_and(|source| source.has_left);
-        let target = target_name(&spec.source_pod, has_left);
+        let called = source.as_ref().map(|source| source.called(&spec.source_pod));
+        let target = target_name(called.unwrap_or(Called::plainly(&spec.source_pod)));
         let target = pod(plan.map_or(target.as_str(), |plan| &plan.target_pod));
         // It bears the target's name, and is none of ours.
         let standby = plan.and_then(Plan::standby);
@@ -64,6 +65,16 @@ impl Migration {
                 }
             }
         }
+        let mut pinned = false;
+        if let Some(plan) = plan.filter(|plan| wanted.going && plan.pin == Pin::Yes) {
+            match pin::is_pinned(&cluster.client, &namespace, plan, &spec.uid).await {
+                Ok(found) => pinned = found,
+                Err(trouble) => {
+                    self.memory.fail(trouble);
+                    broker = None;
+                }
+            }
+        }
         let seen = source.as_ref();
         let preflight = if wanted.preflight {
             let found = cluster.pod(&namespace, &spec.source_pod);
@@ -83,6 +94,7 @@ impl Migration {
             standby,
             heir,
             target: target.filter(|pod| pod.ours),
+            pinned,
             preflight,
             job,
             prepull: base,

@@ -14,7 +14,7 @@ use crate::act::{exists, kube_trouble};
 use crate::observe::{self, chain};
 use crate::registry::Unusable;
 use crate::target_pod::{TargetPlan, target_pod};
-use crate::{scale, secret, usage, volumes};
+use crate::{pin, scale, secret, usage, volumes};
 
 /// The source as the API server has it, and in the protocol's terms.
 type Source<'a> = (&'a Pod, &'a observation::Pod);
@@ -34,6 +34,7 @@ impl Migration {
             registry: None,
             survey: self.memory.survey.clone(),
             set: None,
+            rollout: None,
             claims: None,
             copy: None,
             memory_bytes: None,
@@ -83,6 +84,10 @@ impl Migration {
         let container = spec.container.as_ref().or(seen.containers.first());
         let usage = self.memory.usage.as_ref();
         found.memory_bytes = usage.zip(container).and_then(|(usage, name)| usage.memory(name));
+        if let Owner::Deployment { deployment, replica_set } = &seen.owner {
+            let namespace = pod.namespace().unwrap_or_default();
+            found.rollout = pin::rollout_of(client, &namespace, deployment, replica_set).await?;
+        }
         if !matches!(self.memory.copy, Some(Ok(()))) {
             self.memory.copy = Some(self.try_out(spec, pod, seen).await?);
         }
@@ -102,7 +107,7 @@ impl Migration {
         else {
             return Ok(Ok(()));
         };
-        let name = target_name(&spec.source_pod, seen.has_left);
+        let name = target_name(seen.called(&spec.source_pod));
         let node = spec.target_node.as_ref().or(seen.node.as_ref());
         let copy = target_pod(
             source,

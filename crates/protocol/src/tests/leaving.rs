@@ -78,16 +78,3 @@ fn on_the_way_back_the_set_grows_first_if_it_may_have_shrunk() {
     assert_eq!(back(PhaseName::Finalizing).first(), Some(&grow));
     assert!(!back(PhaseName::Replaying).contains(&grow));
 }
-
-#[test]
-fn who_has_left_never_bears_the_sets_name_again() {
-    use crate::pending::target_name;
-    assert_eq!(target_name("app-2", false), "app-2-shadow");
-    assert_eq!(target_name("app-2-shadow", true), "app-2-moved");
-    assert_eq!(target_name("app-2-moved", true), "app-2-shadow");
-    // A bare pod may be called so.
-    assert_eq!(target_name("app-2-moved", false), "app-2-moved-shadow");
-    let long = "a".repeat(63);
-    assert_eq!(target_name(&long, false).len(), 63);
-    assert_eq!(target_name(&target_name(&long, false), true).len(), 62);
-}

@@ -11,10 +11,9 @@ use crate::pending::REMEMBERS;
 
 type Spoil = fn(&mut Spec, &mut Observation);
 
-const ASKED: [(&str, Spoil); 12] = [
+const ASKED: [(&str, Spoil); 11] = [
     ("Sequential for a bare pod", |s, _| s.strategy = Some(Strategy::Sequential)),
     ("transferMode Direct", |s, _| s.transfer = Transfer::Direct),
-    ("pinToTargetNode", |s, _| s.pin = true),
     ("no messageQueueConfig", |s, _| s.queue = None),
     ("no checkpointImageRepository", |s, _| s.repository = None),
     ("Park for a pod that does not remember", |s, _| s.replay_mode = Some(ReplayMode::Park)),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use shadow_operator::clock;
 use shadow_protocol::time::Time;
 
+use super::deployments::attracts;
 use super::object::{
     condition, controlled_by, controller, has, list, map, name, namespace, number, selects,
     set_condition, terminating, text, uid,
@@ -32,9 +33,17 @@ pub(super) fn active(pod: &Value) -> bool {
     !terminating(pod) && !matches!(text(pod, "/status/phase"), "Failed" | "Succeeded")
 }
 
-/// Binds each pod without a node to the ready and schedulable one with the fewest pods.
+/// Binds each pod without a node to the ready and schedulable one with the fewest pods. Who is bound to
+/// a node that its affinity forbids is turned away there.
 pub(super) fn schedule(store: &mut Store) {
     for (key, pod) in objects(store, "pods") {
+        if let Some(node) = store.get(&Key::new("nodes", "", text(&pod, "/spec/nodeName")))
+            && text(&pod, "/status/phase") == "Pending"
+            && !attracts(&pod, map(node, "/metadata/labels"))
+        {
+            let status = json!({ "phase": "Failed", "reason": "NodeAffinity" });
+            store.modify(&key, |pod| pod["status"] = status);
+        }
         if has(&pod, "/spec/nodeName") || terminating(&pod) {
             continue;
         }
@@ -49,6 +58,7 @@ pub(super) fn schedule(store: &mut Store) {
                 let labels = map(node, "/metadata/labels");
                 condition(node, "Ready")
                     && node["spec"]["unschedulable"] != true
+                    && attracts(&pod, labels)
                     && wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
             })
             .map(|(key, _)| (load.get(&key.name).copied().unwrap_or(0), key.name.clone()))

@@ -16,6 +16,7 @@
 mod application;
 mod call;
 mod controllers;
+mod deployments;
 mod faults;
 mod jobs;
 mod kinds;
@@ -106,6 +107,7 @@ impl Inner {
         let now = clock::now();
         let store = &mut self.store;
         controllers::schedule(store);
+        deployments::deployments(store);
         controllers::replica_sets(store);
         let heeded = self.policies.tick(store, now);
         let denied = controllers::stateful_sets(store, &self.policies, now);
@@ -234,7 +236,8 @@ impl Kube {
     /// A Ready node.
     pub fn add_node(&self, name: &str) -> Result<Arc<Value>, Refusal> {
         self.create(json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": { "name": name }, "spec": {},
+            "apiVersion": "v1", "kind": "Node", "spec": {},
+            "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } },
             "status": { "conditions": [{ "type": "Ready", "status": "True" }] },
         }))
     }

@@ -10,7 +10,7 @@ use shadow_protocol::effect::Effect;
 use shadow_protocol::observation::{
     self, Archive, BrokerView, Container, Heir, Job, Observation, Owner, PrePull,
 };
-use shadow_protocol::phase::{CutStep, Hop, ParkStep, Phase, Plan, RestoreStep, State};
+use shadow_protocol::phase::{CutStep, Hop, ParkStep, Phase, Pin, Plan, RestoreStep, State};
 use shadow_protocol::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 
 use super::application::{Memory, Pod};
@@ -44,7 +44,7 @@ impl Constants {
             replay_mode: None,
             cutoff_ms: clock::CUTOFF,
             identity_swap: IdentitySwap::None,
-            pin: false,
+            pin: None,
             queue: Some(NAMES.primary.clone()),
             exchange: EXCHANGE.to_owned(),
             abort: false,
@@ -131,6 +131,7 @@ pub fn begin(mode: ReplayMode, remembers: bool) -> State {
         mode,
         mode_reason: String::new(),
         replicas: None,
+        pin: Pin::No,
         cutoff_ms: clock::CUTOFF,
     };
     State::new(NOW).go(Phase::Checkpointing { plan, step }, NOW)
@@ -183,6 +184,8 @@ fn perform(situation: &mut Situation, effect: &Effect) -> bool {
         | Effect::PreferSource
         | Effect::UnpreferSource
         | Effect::Adopt
+        | Effect::Pin
+        | Effect::Unpin
         | Effect::ScaleDown { .. }
         | Effect::ScaleUp { .. }
         | Effect::Vacate
@@ -289,6 +292,7 @@ fn observe(situation: &Situation) -> Observation {
         source: pod(Who::Source),
         heir: phase.plan().filter(|_| wanted.heir).and_then(|plan| heir(situation, plan)),
         target: pod(Who::Target),
+        pinned: false,
         preflight: None,
         job: phase
             .taken()
@@ -348,6 +352,7 @@ fn seen(pod: &Pod, who: Who, remembers: bool) -> observation::Pod {
         remembers,
         has_left: false,
         liveness: None,
+        before: None,
         waiting: None,
         ours: who == Who::Target,
     }

@@ -66,29 +66,21 @@ fn create(kube: &Kube, scenario: &Scenario) -> Result<(), crate::kube::Refusal> 
             pod["metadata"]["namespace"] = json!(NAMESPACE);
             kube.create(pod)?;
         }
-        OwnerKind::Deployment => deployment(kube, template)?,
+        OwnerKind::Deployment => deployment(kube, &template, scenario.seed.is_multiple_of(4))?,
         OwnerKind::StatefulSet | OwnerKind::Shrinking => stateful_set(kube, &template)?,
     }
     Ok(())
 }
 
-fn deployment(kube: &Kube, mut template: Value) -> Result<(), crate::kube::Refusal> {
-    let deployment = kube.create(json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": { "name": "app", "namespace": NAMESPACE }, "spec": { "replicas": 1 },
-    }))?;
-    let labels = json!({ "app": "consumer", "pod-template-hash": "5d8f" });
-    template["metadata"]["labels"] = labels.clone();
+fn deployment(kube: &Kube, template: &Value, recreates: bool) -> Result<(), crate::kube::Refusal> {
+    let strategy = if recreates { "Recreate" } else { "RollingUpdate" };
     kube.create(json!({
-        "apiVersion": "apps/v1", "kind": "ReplicaSet",
-        "metadata": {
-            "name": "app-5d8f", "namespace": NAMESPACE,
-            "ownerReferences": [{
-                "apiVersion": "apps/v1", "kind": "Deployment", "name": "app",
-                "uid": deployment["metadata"]["uid"], "controller": true,
-            }],
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": { "name": "app", "namespace": NAMESPACE },
+        "spec": {
+            "replicas": 1, "selector": { "matchLabels": { "app": "consumer" } },
+            "strategy": { "type": strategy }, "template": template,
         },
-        "spec": { "replicas": 1, "selector": { "matchLabels": labels }, "template": template },
     }))?;
     Ok(())
 }
@@ -146,6 +138,9 @@ pub fn wish(source: &str, name: &str, scenario: &Scenario) -> Value {
     }
     if scenario.owner == OwnerKind::Shrinking || swap.is_some() {
         spec["migrationStrategy"] = json!("ShadowPod");
+    }
+    if scenario.seed.is_multiple_of(3) {
+        spec["pinToTargetNode"] = json!(false);
     }
     spec["messageQueueConfig"] = queue.take();
     json!({

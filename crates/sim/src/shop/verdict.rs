@@ -100,6 +100,7 @@ fn cluster(shop: &Shop, excuses: Excuses) -> Vec<String> {
             found.push(format!("{kept} {plural} are left"));
         }
     }
+    found.extend(deployment(shop, excuses));
     // A moved pod that has ended stays listed, as an evicted one does (docs/adr/0001).
     let ended = |pod: &Value| matches!(pod["status"]["phase"].as_str(), Some("Failed"));
     let pods: Vec<_> = shop.kube.all("pods").into_iter().filter(|pod| !ended(pod)).collect();
@@ -141,6 +142,33 @@ fn cluster(shop: &Shop, excuses: Excuses) -> Vec<String> {
     if moved != there && known(shop) && !excuses.bereaved && !excuses.forgiven {
         let name = &pod["metadata"]["name"];
         found.push(format!("{name} is on {}, moved: {moved}", pod["spec"]["nodeName"]));
+    }
+    found
+}
+
+/// A Deployment goes on by itself with one ReplicaSet, and is pinned where its pod has moved to.
+fn deployment(shop: &Shop, excuses: Excuses) -> Vec<String> {
+    let mut found = Vec::new();
+    let Some(deployment) = shop.kube.get("deployments", NAMESPACE, "app") else { return found };
+    let paused = deployment["spec"]["paused"] == true;
+    if paused || !deployment["metadata"]["annotations"]["migration.ms2m.io/paused-by"].is_null() {
+        found.push(format!("the Deployment is paused: {deployment}"));
+    }
+    let sets = shop.kube.all("replicasets");
+    let active = sets.iter().filter(|set| set["spec"]["replicas"] != 0).count();
+    if active != 1 {
+        found.push(format!("{active} ReplicaSets have pods"));
+    }
+    let object = shop.kube.get("statefulmigrations", NAMESPACE, "move");
+    let asked = object.as_ref().is_some_and(|it| it["spec"]["pinToTargetNode"] != false);
+    let completed = object.is_some_and(|object| object["status"]["phase"] == "Completed");
+    let pin =
+        &deployment["spec"]["template"]["metadata"]["annotations"]["migration.ms2m.io/pinned-to"];
+    let second = shop.kube.get("statefulmigrations", NAMESPACE, "move-2").is_some();
+    // A source that dies at the switch may be replaced before the template is changed.
+    let expected = completed && asked && !excuses.bereaved;
+    if known(shop) && !second && (*pin == NODES[1]) != expected && !excuses.bereaved {
+        found.push(format!("asked: {asked}, completed: {completed}, pinned to {pin}"));
     }
     found
 }

@@ -1,5 +1,7 @@
 //! The cluster's part of the world: kubelets, and the controllers of the pod's owner.
 
+use shadow_protocol::phase::Plan;
+
 use super::{Event, NODES, SOURCE, World};
 use crate::cluster::Pod;
 use crate::scenario::OwnerKind;
@@ -61,7 +63,7 @@ impl World {
             return self.at(wait, Event::Probed(pod));
         }
         self.pods[pod].probed = self.pods[pod].process.is_some();
-        self.ring();
+        self.changed();
     }
 
     /// Its process ends, and the kubelet does not start it again.
@@ -125,8 +127,58 @@ impl World {
     pub(super) fn reconcile(&mut self) {
         match self.scenario.owner {
             OwnerKind::Bare => {}
+            OwnerKind::Deployment if self.pinned => self.pinned(),
             OwnerKind::Deployment => self.replica_set(),
             OwnerKind::StatefulSet | OwnerKind::Shrinking => self.stateful_set(),
+        }
+    }
+
+    /// Whatever the Deployment has is its old ReplicaSet's from now on, and the target the new one's.
+    pub(super) fn pin(&mut self, plan: Option<&Plan>) {
+        let target = plan.and_then(|plan| self.target(plan));
+        if self.pinned {
+            return;
+        }
+        for (index, pod) in self.pods.iter_mut().enumerate() {
+            pod.preferred = pod.owned && Some(index) != target;
+        }
+        if let Some(target) = target {
+            self.pods[target].owned = true;
+        }
+        self.pinned = true;
+        self.at(1, Event::Reconcile);
+    }
+
+    /// The new ReplicaSet goes, and what it has.
+    pub(super) fn unpin(&mut self) {
+        if !std::mem::take(&mut self.pinned) {
+            return;
+        }
+        for pod in 0..self.pods.len() {
+            if self.pods[pod].owned && !std::mem::take(&mut self.pods[pod].preferred) {
+                self.pods[pod].owned = false;
+                self.delete_pod(pod, 20);
+            }
+        }
+    }
+
+    /// The new ReplicaSet has one pod; once it is ready, the old one has none.
+    fn pinned(&mut self) {
+        let mine = |pod: &Pod| pod.owned && pod.alive();
+        let new = self.pods.iter().find(|pod| mine(pod) && !pod.preferred);
+        let Some(new) = new else {
+            let name = format!("consumer-h{}", self.pods.len());
+            let pod = self.create_pod(&name, NODES[1], None);
+            self.pods[pod].owned = true;
+            return;
+        };
+        if !new.ready() {
+            return;
+        }
+        let old = self.pods.iter().position(|pod| mine(pod) && pod.preferred);
+        if let Some(old) = old {
+            let grace = self.rng.u64(self.tempo.owner_grace.clone());
+            self.delete_pod(old, grace);
         }
     }
 

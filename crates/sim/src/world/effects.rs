@@ -70,6 +70,8 @@ impl World {
                     self.at(1, Event::Reconcile);
                 }
             }
+            Effect::Pin => self.pin(plan),
+            Effect::Unpin => self.unpin(),
             Effect::DeleteSource | Effect::Vacate | Effect::MakeRoom => {
                 let origin = *effect == Effect::MakeRoom;
                 let plan = plan.map(|plan| if origin { plan.origin() } else { plan });

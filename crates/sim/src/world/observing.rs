@@ -8,8 +8,9 @@ use shadow_protocol::decide::interest;
 use shadow_protocol::names::control_queue;
 use shadow_protocol::observation::{
     BrokerView, Heir, Interest, Job as SeenJob, Node, Observation, PodsOfSet, PrePull, Preflight,
+    Rollout,
 };
-use shadow_protocol::pending::target_name;
+use shadow_protocol::pending::{Called, target_name};
 use shadow_protocol::phase::{Evidence, Plan, State};
 
 use super::operator::{step_of, trouble};
@@ -27,8 +28,8 @@ impl World {
             self.look_at_broker(plan, wanted)
         };
         let name = plan.map_or(SOURCE, |plan| plan.source_pod.as_str());
-        let target =
-            plan.map_or_else(|| target_name(SOURCE, false), |plan| plan.target_pod.clone());
+        let target = plan
+            .map_or_else(|| target_name(Called::plainly(SOURCE)), |plan| plan.target_pod.clone());
         let seen =
             |pod: usize| self.pods[pod].seen(self.scenario.owner, self.scenario.habits.remembers);
         let mut observation = Observation {
@@ -38,6 +39,7 @@ impl World {
             source: self.pod(name).map(seen),
             standby: plan.and_then(Plan::standby).and_then(|first| self.source_of(first)).map(seen),
             heir: plan.filter(|_| wanted.heir).and_then(|plan| self.heir(plan)),
+            pinned: wanted.going && self.pinned,
             target: self.pod(&target).filter(|&pod| self.pods[pod].ours).map(seen),
             preflight: wanted.preflight.then(|| self.preflight()),
             job: self.job.as_ref().filter(|_| wanted.job).map(|job| self.seen_job(job)),
@@ -176,6 +178,7 @@ impl World {
                 ..survey::survey(&self.broker, QUEUE, &control_queue(SOURCE))
             }),
             set: Some(PodsOfSet { first: 0, replicas: 1, deletes_claims: false }),
+            rollout: Some(Rollout { replicas: 1, paused: false, complete: true }),
             claims: Some(Vec::new()),
             copy: Some(Ok(())),
             memory_bytes: None,

@@ -22,7 +22,8 @@ pub(super) fn spec(scenario: &Scenario, tempo: &Tempo) -> Spec {
         replay_mode: scenario.mode,
         cutoff_ms: tempo.cutoff,
         identity_swap: scenario.swap,
-        pin: false,
+        // Both ways, whatever else happens.
+        pin: scenario.seed.is_multiple_of(3).then_some(false),
         queue: Some(QUEUE.to_owned()),
         exchange: EXCHANGE.to_owned(),
         abort: false,

@@ -1,0 +1,417 @@
+//! A Deployment that is pinned to the node its pod has moved to, and the pod keeps its memory
+//! (`docs/adr/0004-pinned-by-a-replica-set.md`).
+//!
+//! ```text
+//! pause + new template   one write: no rollout begins in between
+//! label the target       before its ReplicaSet is there, or that would make a pod of its own
+//! create the ReplicaSet  its controller adopts the target, the Deployment's takes it over
+//! unpause                only when both are seen: the source's ReplicaSet goes to 0
+//! ```
+//!
+//! Each part is looked for before it is done, so all of it can be done again from any of them.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, PropagationPolicy,
+};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde_json::{Value, json};
+use shadow_protocol::observation::{Owner, Rollout, Trouble};
+use shadow_protocol::pending::{not_pinned, obstacle};
+use shadow_protocol::phase::{Phase, Plan, SwitchStep};
+
+use crate::act::{Hands, Outcome, exists, kube_trouble, not_found};
+use crate::affinity::{HOST_NAME, pinned, pinned_by, unpinned};
+use crate::target_pod::{OWNERS_LABEL, labels_at_switch};
+
+/// Annotation of a Deployment that is paused for the moment: the migration's UID.
+const PAUSED_BY: &str = "migration.ms2m.io/paused-by";
+/// By which the Deployment's controller numbers the ReplicaSets that it has taken for its own.
+const REVISION: &str = "deployment.kubernetes.io/revision";
+/// Pods and ReplicaSets reach the controller over two watches: the label must be the first.
+const SETTLES: Duration = Duration::from_secs(1);
+/// How often, and how many times, what controllers do is looked for before the effect is tried again.
+const LOOKS: (Duration, u32) = (Duration::from_millis(100), 20);
+
+/// The Deployment `name`, as far as it says whether its template can be changed and nobody restarts.
+pub async fn rollout_of(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    replica_set: &str,
+) -> Result<Option<Rollout>, Trouble> {
+    let Some(deployment) = read::<Deployment>(client, namespace, name).await? else {
+        return Ok(None);
+    };
+    let set = read::<ReplicaSet>(client, namespace, replica_set).await?;
+    Ok(Some(rollout(&deployment, set.as_ref())))
+}
+
+/// Whether the migration with this `uid` has made the ReplicaSet that pins `plan`'s Deployment.
+pub async fn is_pinned(
+    client: &Client,
+    namespace: &str,
+    plan: &Plan,
+    uid: &str,
+) -> Result<bool, Trouble> {
+    let Owner::Deployment { deployment, .. } = &plan.owner else { return Ok(false) };
+    let set = read::<ReplicaSet>(client, namespace, &set_name(deployment, uid)).await?;
+    Ok(set.is_some())
+}
+
+fn api<K: Resource<DynamicType = ()>>(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<K>(&()))
+}
+
+async fn read<K: Resource<DynamicType = ()>>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<DynamicObject>, Trouble> {
+    let found = api::<K>(client, namespace).get_opt(name).await;
+    found.map_err(|error| kube_trouble(&format!("read {}", K::kind(&())), name, &error))
+}
+
+fn rollout(deployment: &DynamicObject, set: Option<&DynamicObject>) -> Rollout {
+    let (spec, status) = (&deployment.data["spec"], &deployment.data["status"]);
+    let count = |value: &Value| value.as_i64().unwrap_or(0);
+    let seen = count(&status["observedGeneration"]) >= deployment.metadata.generation.unwrap_or(0);
+    let same = set.is_some_and(|set| same_template(&template(set), &spec["template"]));
+    let all = count(&status["replicas"]) == count(&status["updatedReplicas"]);
+    Rollout {
+        replicas: u32::try_from(spec["replicas"].as_i64().unwrap_or(1)).unwrap_or(0),
+        paused: spec["paused"] == true,
+        complete: seen && same && all,
+    }
+}
+
+/// A ReplicaSet's template as its Deployment has it.
+fn template(set: &DynamicObject) -> Value {
+    let mut template = set.data["spec"]["template"].clone();
+    if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
+        labels.remove(OWNERS_LABEL);
+    }
+    template
+}
+
+/// Some servers write a creation time of null.
+fn same_template(a: &Value, b: &Value) -> bool {
+    let plain = |template: &Value| {
+        let mut template = template.clone();
+        let metadata = template.get_mut("metadata").and_then(Value::as_object_mut);
+        metadata.and_then(|metadata| metadata.remove("creationTimestamp"));
+        template
+    };
+    plain(a) == plain(b)
+}
+
+/// Letters and digits of the migration's UID: like a template's digest, and no template's.
+fn hash(uid: &str) -> String {
+    uid.chars().filter(char::is_ascii_alphanumeric).take(10).collect()
+}
+
+fn set_name(deployment: &str, uid: &str) -> String {
+    format!("{deployment}-{}", hash(uid))
+}
+
+/// The ReplicaSet of `template` as the Deployment's controller would make it.
+fn replica_set(deployment: &DynamicObject, template: &Value, uid: &str) -> DynamicObject {
+    let (spec, hash) = (&deployment.data["spec"], hash(uid));
+    let mut template = template.clone();
+    template["metadata"]["labels"][OWNERS_LABEL] = json!(hash);
+    let mut selector = spec["selector"].clone();
+    selector["matchLabels"][OWNERS_LABEL] = json!(hash);
+    let name = set_name(&deployment.name_any(), uid);
+    let mut set = DynamicObject::new(&name, &ApiResource::erase::<ReplicaSet>(&()));
+    set.metadata.labels =
+        serde_json::from_value(template["metadata"]["labels"].clone()).unwrap_or_default();
+    let owner = deployment.controller_owner_ref(&ApiResource::erase::<Deployment>(&()));
+    set.metadata.owner_references =
+        owner.map(|owner| vec![OwnerReference { block_owner_deletion: Some(true), ..owner }]);
+    set.data = json!({ "spec": {
+        "replicas": 1,
+        "minReadySeconds": spec["minReadySeconds"].as_i64().unwrap_or(0),
+        "selector": selector,
+        "template": template,
+    }});
+    set
+}
+
+fn wait(what: String) -> Trouble {
+    Trouble { reason: "Pinning".to_owned(), message: what, permanent: false }
+}
+
+/// The target as its ReplicaSet will see it.
+enum Adoption {
+    /// By the new ReplicaSet.
+    Done,
+    /// Not yet.
+    Waits,
+    /// It has ended, or is about to: there is nobody to adopt.
+    Never,
+}
+
+/// What the controllers do in their own time.
+#[derive(Clone, Copy)]
+enum Expected<'a> {
+    /// The Deployment's controller has seen this ReplicaSet, and makes none of its own.
+    TakenOver(&'a str),
+    /// This ReplicaSet's controller has seen the target, or there is nobody to be seen.
+    Adopted { by: &'a str, or_nobody: bool },
+    /// This ReplicaSet has no pods any more.
+    Emptied(&'a str),
+}
+
+impl Hands<'_> {
+    /// Pins the Deployment, unless that would restart anybody by now: then the target is adopted
+    /// without.
+    pub(crate) async fn pin(&self) -> Result<Outcome, Trouble> {
+        let (name, source_set) = self.deployment()?;
+        let Some(mut deployment) = self.read::<Deployment>(name).await? else {
+            // Its pods go with it.
+            return self.adopt().await;
+        };
+        if !self.has_pinned(&deployment) {
+            let old = self.read::<ReplicaSet>(source_set).await?;
+            let new = pinned(&deployment.data["spec"]["template"], &self.host(), &self.uid());
+            if let Some(why) = self.obstacle(&deployment, old.as_ref(), &new).await? {
+                self.adopt().await?;
+                return Ok(Outcome::NotPinned(why));
+            }
+            deployment.data["spec"]["template"] = new;
+            deployment.data["spec"]["paused"] = json!(true);
+            deployment.annotations_mut().insert(PAUSED_BY.to_owned(), self.uid());
+            deployment = match self.write(&deployment).await {
+                Err(Trouble { permanent: true, message, .. }) => {
+                    self.adopt().await?;
+                    return Ok(Outcome::NotPinned(not_pinned(name, &message)));
+                }
+                written => written?,
+            };
+        }
+        if deployment.annotations().get(PAUSED_BY) == Some(&self.uid()) {
+            self.hand_to_new_set(&deployment).await?;
+            resume(&mut deployment);
+            self.write(&deployment).await?;
+        }
+        // Whoever deletes the source from now on, no fresh pod comes in its place.
+        self.until(Expected::Emptied(source_set)).await?;
+        Ok(Outcome::Done)
+    }
+
+    /// Until the new ReplicaSet has the target, and the Deployment's controller the ReplicaSet.
+    async fn hand_to_new_set(&self, deployment: &DynamicObject) -> Result<(), Trouble> {
+        let plan = self.plan()?;
+        // The copy is all there is, or its end is the workload's own: its owner makes a fresh pod.
+        let committed =
+            matches!(self.phase, Phase::Finalizing { step: SwitchStep::Replace(Some(_)), .. });
+        let set = set_name(&deployment.name_any(), &self.uid());
+        if self.read::<ReplicaSet>(&set).await?.is_none() {
+            self.label(deployment).await?;
+            tokio::time::sleep(SETTLES).await;
+            if !committed && matches!(self.adoption().await?, Adoption::Never) {
+                return Err(wait(format!("target pod {} has ended", plan.target_pod)));
+            }
+            let new = replica_set(deployment, &deployment.data["spec"]["template"], &self.uid());
+            let made = self.replica_sets().create(&PostParams::default(), &new).await;
+            if let Err(error) = made.as_ref()
+                && !exists(error)
+            {
+                return Err(kube_trouble("create ReplicaSet", &set, error));
+            }
+        }
+        self.until(Expected::TakenOver(&set)).await?;
+        self.until(Expected::Adopted { by: &set, or_nobody: committed }).await
+    }
+
+    /// The template of the source's ReplicaSet again, then the new ReplicaSet goes, and what it has.
+    pub(crate) async fn unpin(&self) -> Result<Outcome, Trouble> {
+        let (name, source_set) = self.deployment()?;
+        if let Some(mut deployment) = self.read::<Deployment>(name).await?
+            && (self.has_pinned(&deployment)
+                || deployment.annotations().get(PAUSED_BY) == Some(&self.uid()))
+        {
+            let now = &deployment.data["spec"]["template"];
+            let before = self.read::<ReplicaSet>(source_set).await?.map(|set| template(&set));
+            let unchanged =
+                |before: &Value| same_template(&pinned(before, &self.host(), &self.uid()), now);
+            // What somebody else has changed since stays.
+            let restored = before.filter(unchanged).unwrap_or_else(|| unpinned(now));
+            deployment.data["spec"]["template"] = restored;
+            resume(&mut deployment);
+            self.write(&deployment).await?;
+        }
+        let set = set_name(name, &self.uid());
+        let params = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            ..DeleteParams::default()
+        };
+        match self.replica_sets().delete(&set, &params).await {
+            Err(error) if !not_found(&error) => {
+                Err(kube_trouble("delete ReplicaSet", &set, &error))
+            }
+            _ => Ok(Outcome::Done),
+        }
+    }
+
+    fn deployment(&self) -> Result<(&str, &str), Trouble> {
+        match &self.plan()?.owner {
+            Owner::Deployment { deployment, replica_set } => Ok((deployment, replica_set)),
+            other => Err(Trouble {
+                reason: "NoDeployment".to_owned(),
+                message: format!("no Deployment to pin; the source's owner is {other:?}"),
+                permanent: true,
+            }),
+        }
+    }
+
+    fn uid(&self) -> String {
+        self.migration.uid().unwrap_or_default()
+    }
+
+    /// The target node's host name, by which the affinity finds it.
+    fn host(&self) -> String {
+        let node = self.plan().map(|plan| plan.target_node.clone()).unwrap_or_default();
+        let found = self.cluster.node(&node);
+        let label = found.as_ref().and_then(|found| found.labels().get(HOST_NAME));
+        label.cloned().unwrap_or(node)
+    }
+
+    fn has_pinned(&self, deployment: &DynamicObject) -> bool {
+        pinned_by(&deployment.data["spec"]["template"]) == Some(&self.uid())
+    }
+
+    fn replica_sets(&self) -> Api<DynamicObject> {
+        api::<ReplicaSet>(&self.cluster.client, &self.namespace())
+    }
+
+    async fn read<K: Resource<DynamicType = ()>>(
+        &self,
+        name: &str,
+    ) -> Result<Option<DynamicObject>, Trouble> {
+        read::<K>(&self.cluster.client, &self.namespace(), name).await
+    }
+
+    /// Only as it was read: who has changed it since is not overwritten.
+    async fn write(&self, deployment: &DynamicObject) -> Result<DynamicObject, Trouble> {
+        let name = deployment.name_any();
+        let api = api::<Deployment>(&self.cluster.client, &self.namespace());
+        let written = api.replace(&name, &PostParams::default(), deployment).await;
+        written.map_err(|error| kube_trouble("change the template of Deployment", &name, &error))
+    }
+
+    /// Why the Deployment must be left as it is, as it is now.
+    async fn obstacle(
+        &self,
+        deployment: &DynamicObject,
+        old: Option<&DynamicObject>,
+        new: &Value,
+    ) -> Result<Option<String>, Trouble> {
+        let name = deployment.name_any();
+        if let Some(why) = obstacle(&name, rollout(deployment, old)) {
+            return Ok(Some(why));
+        }
+        let target = self.target().await?;
+        if target.is_some_and(|target| target.labels().contains_key(OWNERS_LABEL)) {
+            return Ok(Some(not_pinned(&name, "the pod has been handed over already")));
+        }
+        // A ReplicaSet whose template admission changes is not the Deployment's: it would make its own.
+        let set = replica_set(deployment, new, &self.uid());
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        match self.replica_sets().create(&params, &set).await {
+            Ok(made) if same_template(&template(&made), new) => Ok(None),
+            Ok(_) => {
+                let why = "the cluster's admission changes the templates of ReplicaSets";
+                Ok(Some(not_pinned(&name, why)))
+            }
+            Err(error) => {
+                let trouble = kube_trouble("try out ReplicaSet", &set.name_any(), &error);
+                if !trouble.permanent {
+                    return Err(trouble);
+                }
+                Ok(Some(not_pinned(&name, &trouble.message)))
+            }
+        }
+    }
+
+    /// All the source's labels, but the new template's digest.
+    async fn label(&self, deployment: &DynamicObject) -> Result<(), Trouble> {
+        let plan = self.plan()?;
+        let source = self.cluster.pod(&self.namespace(), &plan.source_pod);
+        let mut labels = match source {
+            Some(source) => json!(labels_at_switch(&source)),
+            None => deployment.data["spec"]["template"]["metadata"]["labels"].clone(),
+        };
+        labels[OWNERS_LABEL] = json!(hash(&self.uid()));
+        let patch = Patch::Merge(json!({ "metadata": { "labels": labels } }));
+        match self.pods().patch(&plan.target_pod, &PatchParams::default(), &patch).await {
+            Err(error) if !not_found(&error) => {
+                Err(kube_trouble("label target pod", &plan.target_pod, &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn target(&self) -> Result<Option<Pod>, Trouble> {
+        let name = &self.plan()?.target_pod;
+        let found = self.pods().get_opt(name).await;
+        found.map_err(|error| kube_trouble("read target pod", name, &error))
+    }
+
+    async fn adoption(&self) -> Result<Adoption, Trouble> {
+        let Some(target) = self.target().await? else { return Ok(Adoption::Never) };
+        let phase = target.status.as_ref().and_then(|status| status.phase.as_deref());
+        let ended = matches!(phase, Some("Failed" | "Succeeded"));
+        if ended || target.metadata.deletion_timestamp.is_some() {
+            return Ok(Adoption::Never);
+        }
+        let set = set_name(self.deployment()?.0, &self.uid());
+        let owned = target.owner_references().iter().any(|owner| owner.name == set);
+        Ok(if owned { Adoption::Done } else { Adoption::Waits })
+    }
+
+    /// Looks for what a controller does; what takes longer is looked for again.
+    async fn until(&self, expected: Expected<'_>) -> Result<(), Trouble> {
+        for _ in 0..LOOKS.1 {
+            if self.is_so(expected).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOKS.0).await;
+        }
+        let what = match expected {
+            Expected::TakenOver(set) => format!("the Deployment to take over ReplicaSet {set}"),
+            Expected::Adopted { by, .. } => format!("ReplicaSet {by} to adopt the target pod"),
+            Expected::Emptied(set) => format!("ReplicaSet {set} to be scaled to 0"),
+        };
+        Err(wait(format!("waiting for {what}")))
+    }
+
+    async fn is_so(&self, expected: Expected<'_>) -> Result<bool, Trouble> {
+        Ok(match expected {
+            Expected::TakenOver(set) => {
+                let set = self.read::<ReplicaSet>(set).await?;
+                set.is_some_and(|set| set.annotations().contains_key(REVISION))
+            }
+            Expected::Adopted { or_nobody, .. } => match self.adoption().await? {
+                Adoption::Done => true,
+                Adoption::Waits => false,
+                Adoption::Never => or_nobody,
+            },
+            Expected::Emptied(set) => {
+                let set = self.read::<ReplicaSet>(set).await?;
+                set.is_none_or(|set| set.data["spec"]["replicas"] == 0)
+            }
+        })
+    }
+}
+
+fn resume(deployment: &mut DynamicObject) {
+    deployment.annotations_mut().remove(PAUSED_BY);
+    if let Some(spec) = deployment.data["spec"].as_object_mut() {
+        spec.remove("paused");
+    }
+}
