@@ -101,18 +101,21 @@ fn every_fault_at_every_request() {
 
 #[test]
 fn an_operator_that_dies_at_any_request_is_followed_by_another() {
-    let (mut runs, mut completed) = (0, 0);
     for (plan, step) in ordinary() {
         let calls = (0..run(&plan).requests).step_by(step.div_ceil(3));
+        let mut doubts = Vec::new();
         for (nth, reaches) in calls.flat_map(|nth| [(nth, false), (nth, true)]) {
             let killed = Fault::Killed { at: Call::Request(nth), reaches, away: 100 };
-            completed += u32::from(assert_clean(&with(&plan, killed)) == "Completed");
-            runs += 1;
+            match assert_clean(&with(&plan, killed)).as_str() {
+                "Completed" => {}
+                end => doubts.push((nth, reaches, end.to_owned())),
+            }
         }
+        // Only who dies while the target is created leaves his successor in doubt: from the step's
+        // write to the pod's.
+        let lost = doubts.iter().all(|(.., end)| end == "TargetLost");
+        assert!(lost && doubts.len() <= 4, "{:?}: {doubts:?}", plan.scenario.owner);
     }
-    println!("{completed} of {runs} completed");
-    // Only who dies while the target is created leaves his successor in doubt.
-    assert!(runs > 300 && runs - completed <= 12, "{completed} of {runs} completed");
 }
 
 #[test]
