@@ -182,7 +182,7 @@ fn step_name(phase: &Phase) -> &'static str {
             CutStep::Empty { .. } => "proving the queue empty",
             CutStep::CutB { .. } => "feeding both copies",
             CutStep::Drain(_) | CutStep::Recall(_) | CutStep::Quiesce(_) => "quiescing the source",
-            CutStep::Freeze { .. } => "taking the checkpoint",
+            CutStep::Freeze { .. } | CutStep::Alone(AloneStep::Freeze) => "taking the checkpoint",
             CutStep::Continue { .. } => "letting the source go on",
             CutStep::Park(step) => match step {
                 ParkStep::Declare => "preparing the park queues",
@@ -191,7 +191,6 @@ fn step_name(phase: &Phase) -> &'static str {
                 ParkStep::Leave { .. } => "making room for the copy",
             },
             CutStep::Alone(AloneStep::Pull) => "pulling the image on the target node",
-            CutStep::Alone(AloneStep::Freeze) => "taking the checkpoint",
         },
         Phase::Transferring { .. } => "sending the checkpoint to the registry",
         Phase::Restoring { .. } => "restoring the checkpoint on the target node",

@@ -304,14 +304,13 @@ pub fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
                 ParkStep::Freeze { .. } => limits.checkpoint,
             },
             CutStep::Alone(AloneStep::Pull) => limits.transfer,
-            CutStep::Alone(AloneStep::Freeze) => limits.checkpoint,
             CutStep::CutA | CutStep::Return { .. } | CutStep::Drain(_) => limits.drain,
             CutStep::Divert { .. }
             | CutStep::Recall(_)
             | CutStep::Quiesce(_)
             | CutStep::Continue { .. } => limits.obey,
             CutStep::Empty { .. } => limits.proof,
-            CutStep::Freeze { .. } => limits.checkpoint,
+            CutStep::Freeze { .. } | CutStep::Alone(AloneStep::Freeze) => limits.checkpoint,
         }),
         Phase::Transferring { .. } | Phase::Restoring { step: RestoreStep::Pull, .. } => {
             Some(limits.transfer)

@@ -13,10 +13,11 @@ impl World {
         let Some(process) = bears.filter_map(|pod| pod.process).next_back() else { return };
         let process = self.processes[process].as_mut();
         let Some(process) = process.filter(|process| !process.frozen) else { return };
-        let published = &mut self.published[usize::from(publisher)];
-        let first = Serial { publisher: publisher.into(), sequence: *published + 1 };
-        *published += self.scenario.burst;
-        process.memory.ledger.apply((first, self.scenario.burst));
+        let count = self.scenario.burst;
+        let last = &mut self.published[usize::from(publisher)];
+        let first = Serial { publisher: publisher.into(), sequence: *last + 1 };
+        *last += count;
+        process.memory.ledger.apply((first, count));
     }
 
     /// A process that is no copy is about to end: what it knows now, and its checkpoint does not, is
