@@ -439,6 +439,9 @@ impl Migration {
         for warning in source.iter().flat_map(|pod| pod_warnings(pod, &plan.container, &usage)) {
             self.publish(report::event("StaysBehind", warning, true)).await;
         }
+        if plan.alone() {
+            self.publish(report::nothing_replays(plan)).await;
+        }
         let queue = self.object.spec.message_queue_config.as_ref();
         if queue.is_some_and(MessageQueueConfig::has_password) {
             let note = "messageQueueConfig.brokerUrl contains a password, which everyone who may \

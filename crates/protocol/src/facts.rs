@@ -99,6 +99,11 @@ impl Plan {
         self.base().map_or(self, |base| &base.plan)
     }
 
+    /// Whether there is no queue: nothing is asked of a broker, and nobody is told anything.
+    pub fn alone(&self) -> bool {
+        self.mode == ReplayMode::Alone
+    }
+
     /// Whether the copy bears its source's name in the end, so that admission keeps it.
     pub fn keeps_name(&self) -> bool {
         self.strategy == Strategy::Sequential || self.hop != Hop::Only
@@ -177,8 +182,11 @@ pub struct Cuts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Taken {
-    /// The cuts; absent in mode `Park`.
+    /// The cuts; absent in mode `Park`, and without a queue.
     pub cuts: Option<Cuts>,
+    /// Without a queue: the last moment of which the checkpoint is known to hold everything.
+    #[serde(default)]
+    pub whole_until: Option<Time>,
     /// The checkpoint.
     pub archive: Archive,
     /// How long the source stood still, in milliseconds; in mode `Park` until it was copied: it

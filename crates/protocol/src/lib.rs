@@ -12,6 +12,7 @@
 #![deny(missing_docs)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod alone;
 pub mod broker;
 pub mod control;
 pub mod decide;

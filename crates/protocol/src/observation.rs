@@ -302,7 +302,7 @@ pub struct Observation {
     pub pulled: Option<PrePull>,
     /// The kubelet's answer, in the step that asks for it.
     pub archive: Option<Archive>,
-    /// The broker; absent when it can't be reached.
+    /// The broker; absent when it can't be reached, and without anything in it where there is none.
     pub broker: Option<BrokerView>,
 }
 
@@ -347,4 +347,13 @@ pub struct Interest {
     pub prepull: bool,
     /// The pull of the checkpoint on the target node.
     pub pulled: bool,
+}
+
+impl Interest {
+    /// What is left of it where there is no broker to ask.
+    #[must_use]
+    pub(crate) fn without_broker(self) -> Self {
+        let Self { preflight, heir, going, job, prepull, pulled, .. } = self;
+        Self { preflight, heir, going, job, prepull, pulled, ..Self::default() }
+    }
 }

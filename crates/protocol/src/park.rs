@@ -64,7 +64,8 @@ pub(crate) fn step(
             let there = broker.park2.is_some_and(|counts| counts.consumers == 1) && !parked;
             if there || source(plan, seen).is_none() {
                 let pause_ms = now.since(*since);
-                let taken = Taken { cuts: None, archive: archive.clone(), pause_ms };
+                let archive = archive.clone();
+                let taken = Taken { cuts: None, whole_until: None, archive, pause_ms };
                 return Next::go(Phase::Transferring { plan: plan.clone(), taken });
             }
             Next::Wait(HOT, format!("pod {pod} to make room for its copy"))

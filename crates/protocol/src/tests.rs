@@ -20,6 +20,7 @@ use crate::phase::{
 use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 use crate::time::Time;
 
+mod alone;
 mod asked;
 mod gates;
 mod hop;

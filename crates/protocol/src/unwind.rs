@@ -422,5 +422,5 @@ fn side(reached: Reached, broker: &BrokerView) -> Option<Counts> {
 
 fn whole(plan: &Plan, broker: &BrokerView) -> bool {
     let now = broker.bindings.as_ref();
-    now.is_some_and(|now| plan.bindings.iter().all(|binding| now.contains(binding)))
+    plan.alone() || now.is_some_and(|now| plan.bindings.iter().all(|binding| now.contains(binding)))
 }

@@ -26,7 +26,7 @@ pub fn effects(effects: &[Effect]) -> String {
 fn effect_words(effect: &Effect) -> (String, String) {
     let whole = |words: &str| (words.to_owned(), String::new());
     match effect {
-        Effect::Lock => whole("lock `Q`"),
+        Effect::Lock => whole("take the lock"),
         Effect::Topology(change) => topology(change),
         Effect::Order(Order { pod, control: Control::StartReplay { queue, .. } }) => {
             (format!("`START_REPLAY`{{{queue}}} to {pod}"), String::new())

@@ -227,7 +227,7 @@ fn sources_own<'a>(
 }
 
 /// In mode `Replay` a second consumer would take messages that the copy needs.
-pub(super) fn alone(spec: &Spec, queue: &str, counts: Counts) -> Checked<()> {
+pub(super) fn only_consumer(spec: &Spec, queue: &str, counts: Counts) -> Checked<()> {
     if counts.consumers == 1 {
         return Ok(());
     }

@@ -11,10 +11,9 @@ use crate::pending::REMEMBERS;
 
 type Spoil = fn(&mut Spec, &mut Observation);
 
-const ASKED: [(&str, Spoil); 11] = [
+const ASKED: [(&str, Spoil); 10] = [
     ("Sequential for a bare pod", |s, _| s.strategy = Some(Strategy::Sequential)),
     ("transferMode Direct", |s, _| s.transfer = Transfer::Direct),
-    ("no messageQueueConfig", |s, _| s.queue = None),
     ("no checkpointImageRepository", |s, _| s.repository = None),
     ("Park for a pod that does not remember", |s, _| s.replay_mode = Some(ReplayMode::Park)),
     ("a swap for a bare pod", |s, _| s.identity_swap = IdentitySwap::Cutoff),
@@ -75,6 +74,31 @@ const PODS: [(&str, Spoil); 18] = [
     ("no node but its own", |s, o| {
         s.target_node = None;
         checks(o).nodes.truncate(1);
+    }),
+];
+
+const ALONE: [(&str, Spoil); 6] = [
+    ("a bare pod without a queue", |s, _| s.queue = None),
+    ("Sequential for a bare pod without a queue", |s, _| {
+        (s.queue, s.strategy) = (None, Some(Strategy::Sequential));
+    }),
+    ("a Deployment's pod without a queue", |s, o| {
+        s.queue = None;
+        let (replica_set, deployment) = ("app-5d8f".into(), "app".into());
+        source(o).owner = Owner::Deployment { replica_set, deployment };
+    }),
+    ("ShadowPod without a queue", |s, o| {
+        of_set(o);
+        (s.queue, s.strategy) = (None, Some(Strategy::ShadowPod));
+    }),
+    ("a swap without a queue", |s, o| {
+        of_set(o);
+        (s.queue, s.strategy) = (None, Some(Strategy::ShadowPod));
+        s.identity_swap = IdentitySwap::ExchangeFence;
+    }),
+    ("a replayMode without a queue", |s, o| {
+        of_set(o);
+        (s.queue, s.replay_mode) = (None, Some(ReplayMode::Drain));
     }),
 ];
 
@@ -164,7 +188,7 @@ fn refusal(name: &str, spoil: Spoil, settings: &Settings) -> String {
 #[test]
 fn what_can_not_work_is_refused_before_anything_is_touched() {
     let mut said = String::new();
-    for (name, spoil) in [&ASKED[..], &PODS, &BROKERS, &CONSUMERS].concat() {
+    for (name, spoil) in [&ASKED[..], &PODS, &ALONE, &BROKERS, &CONSUMERS].concat() {
         let _ = writeln!(said, "{}", refusal(name, spoil, &Settings::default()).trim_end());
     }
     let admission = Settings { admission: true, ..Settings::default() };

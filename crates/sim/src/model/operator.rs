@@ -10,7 +10,9 @@ use shadow_protocol::effect::Effect;
 use shadow_protocol::observation::{
     self, Archive, BrokerView, Container, Heir, Job, Observation, Owner, PrePull,
 };
-use shadow_protocol::phase::{CutStep, Hop, ParkStep, Phase, Pin, Plan, RestoreStep, State};
+use shadow_protocol::phase::{
+    AloneStep, CutStep, Hop, ParkStep, Phase, Pin, Plan, RestoreStep, State,
+};
 use shadow_protocol::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 
 use super::application::{Memory, Pod};
@@ -108,6 +110,7 @@ pub fn begin(mode: ReplayMode, remembers: bool) -> State {
     let step = match mode {
         ReplayMode::Park => CutStep::Park(ParkStep::Declare),
         ReplayMode::Cutoff | ReplayMode::Drain => CutStep::Install,
+        ReplayMode::Alone => CutStep::Alone(AloneStep::Pull),
     };
     let plan = Plan {
         hop: Hop::Only,

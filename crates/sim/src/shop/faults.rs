@@ -113,6 +113,10 @@ impl Shop {
         let count = std::sync::atomic::AtomicU64::new(0);
         self.applications.broker.set_hook(Arc::new(move |call: &memory::Call<'_>| {
             let nth = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if shop.plan.scenario.alone() {
+                let asked = format!("a broker is asked: {:?}", call.operation);
+                shop.notes().violations.push(asked);
+            }
             if shop.applications.works().down_until > Instant::now() {
                 return memory::Fault::Cut;
             }
@@ -147,6 +151,10 @@ impl Shop {
     async fn happen(self, at: u64, fault: WorldFault, kill: UnboundedSender<u64>) {
         sleep(Duration::from_millis(at)).await;
         if self.state("move").is_some_and(|state| state.phase.is_final()) {
+            return;
+        }
+        let nowhere = fault.is_at_broker() && fault != WorldFault::SecondMigration;
+        if nowhere && self.plan.scenario.alone() {
             return;
         }
         self.note(|| format!("FAULT {fault:?}"));
@@ -206,12 +214,11 @@ impl Shop {
 
     /// The container of a pod ends at once.
     fn stop(&self, pod: &str) {
-        let mut works = self.applications.works();
+        let works = self.applications.works();
         let found = works.running.iter().find(|(_, it)| it.pod == pod);
         let Some(id) = found.map(|(id, _)| id.clone()) else { return };
-        let Some(mut dead) = works.running.remove(&id) else { return };
         drop(works);
-        self.applications.broker.with(|core| dead.process.disconnect(core));
+        self.applications.end(&id);
     }
 
     /// A fresh process goes on where this one's acknowledgements end.

@@ -113,13 +113,11 @@ async fn until<T>(kube: &Kube, mut found: impl FnMut() -> Option<T>) -> T {
 
 /// The wish that `source` be moved, as the user writes it.
 pub fn wish(source: &str, name: &str, scenario: &Scenario) -> Value {
-    let mode = scenario.mode.map(|mode| match mode {
-        ReplayMode::Cutoff => "Cutoff",
-        ReplayMode::Drain => "Drain",
-        ReplayMode::Park => "Park",
-    });
-    let mut queue = json!({
-        "queueName": QUEUE, "exchangeName": EXCHANGE, "brokerUrl": "amqp://broker",
+    let mode = scenario.mode.and_then(|mode| match mode {
+        ReplayMode::Cutoff => Some("Cutoff"),
+        ReplayMode::Drain => Some("Drain"),
+        ReplayMode::Park => Some("Park"),
+        ReplayMode::Alone => None,
     });
     let mut spec = json!({
         "sourcePod": source, "targetNode": NODES[1],
@@ -142,7 +140,11 @@ pub fn wish(source: &str, name: &str, scenario: &Scenario) -> Value {
     if scenario.seed.is_multiple_of(3) {
         spec["pinToTargetNode"] = json!(false);
     }
-    spec["messageQueueConfig"] = queue.take();
+    if !scenario.alone() {
+        spec["messageQueueConfig"] = json!({
+            "queueName": QUEUE, "exchangeName": EXCHANGE, "brokerUrl": "amqp://broker",
+        });
+    }
     json!({
         "apiVersion": "migration.ms2m.io/v1alpha1", "kind": "StatefulMigration",
         "metadata": { "name": name, "namespace": NAMESPACE }, "spec": spec,
