@@ -78,6 +78,10 @@ class State:
                 **self.ledger.report(),
             }
 
+    def applied(self):
+        with self.lock:
+            return self.ledger.applied()
+
     def new_window(self):
         with self.lock:
             self.ledger.reset_window(*now())
@@ -272,6 +276,8 @@ def handler(state):
         def do_GET(self):
             if self.path in ("/", "/ledger"):
                 self.answer(200, json.dumps(state.answer()), "application/json")
+            elif self.path == "/applied":
+                self.answer(200, json.dumps(state.applied()), "application/json")
             elif self.path == "/healthz":
                 self.answer(200, "ok\n", "text/plain")
             else:

@@ -149,6 +149,12 @@ class Ledger:
             self.publishers[publisher] = Publisher()
         self.publishers[publisher].apply(seq, republication, redelivered)
 
+    def applied(self):
+        """What was applied, as closed intervals: for queues that several consume."""
+        return {
+            name: list(zip(p.seen.starts, p.seen.ends)) for name, p in self.publishers.items()
+        }
+
     def reset_window(self, unix_ms, mono_ms):
         self.window = Window(unix_ms, mono_ms)
 

@@ -1,9 +1,11 @@
 //! The lab's broker through its management API.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use serde_json::Value;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, wait_for};
 use crate::http;
 
 const VHOST: &str = "%2F";
@@ -51,6 +53,16 @@ pub async fn delete_queue(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     let path = format!("queues/{VHOST}/{name}");
     ask(cluster, "DELETE", &path).await.with_context(|| format!("delete queue {name}"))?;
     Ok(())
+}
+
+/// Waits until `messages` wait in a queue.
+pub async fn wait_backlog(cluster: &Cluster, queue: &str, messages: u64) -> anyhow::Result<()> {
+    let path = format!("queues/{VHOST}/{queue}?columns=messages_ready");
+    wait_for("a backlog", Duration::from_mins(2), async || {
+        let found = ask(cluster, "GET", &path).await?;
+        Ok(found["messages_ready"].as_u64().filter(|ready| *ready >= messages).map(drop))
+    })
+    .await
 }
 
 /// The broker's version.

@@ -5,6 +5,7 @@ use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::broker;
 use crate::cluster::Cluster;
 use crate::migrate::{self, phase};
 use crate::report::Report;
@@ -22,6 +23,8 @@ pub struct Case {
     asked: Value,
     /// The mode that is expected where none is asked for.
     expected: Option<&'static str>,
+    /// So many messages wait when it begins.
+    backlog: u64,
 }
 
 /// One row of the table: medians of the times, sums of the rest.
@@ -60,7 +63,7 @@ pub struct Row {
 }
 
 fn case(name: &'static str, workload: Workload, asked: Value) -> Case {
-    Case { name, workload, pod: None, asked, expected: None }
+    Case { name, workload, pod: None, asked, expected: None, backlog: 0 }
 }
 
 /// Kinds of workloads, and who the pod is afterwards.
@@ -98,6 +101,9 @@ pub fn modes() -> Vec<Case> {
     let fed_by = |exchange_type| Workload { exchange_type, ..Workload::default() };
     let parked = |exchange_type| Workload { exchange_type, ..remembers() };
     let quorum = || Workload { queue_type: "quorum", ..Workload::default() };
+    // Slower than its feed.
+    let slow = || Workload { rate: 200, service_ms: 10, ..remembers() };
+    let two = |queue_type| Workload { replicas: 2, shared: true, queue_type, ..remembers() };
     let expecting = |mode, case| Case { expected: Some(mode), ..case };
     vec![
         case("Cutoff, classic, fanout", plain(), mode("Cutoff")),
@@ -111,6 +117,9 @@ pub fn modes() -> Vec<Case> {
         case("Park, consistent hash", parked("x-consistent-hash"), mode("Park")),
         expecting("Park", case("Auto, default exchange", parked("default"), json!({}))),
         expecting("Replay/Cutoff", case("Auto, which replays", remembers(), json!({}))),
+        expecting("Park", Case { backlog: 2_000, ..case("Auto, deep backlog", slow(), json!({})) }),
+        expecting("Park", case("Auto, classic, two consumers", two("classic"), json!({}))),
+        expecting("Park", case("Auto, quorum, two consumers", two("quorum"), json!({}))),
     ]
 }
 
@@ -120,6 +129,9 @@ impl Case {
         migrate::delete_all(cluster).await?;
         Workload::remove(cluster).await?;
         self.workload.deploy(cluster).await?;
+        if self.backlog > 0 {
+            broker::wait_backlog(cluster, "app.events", self.backlog).await?;
+        }
         let mut row = Row::new(self.name, times);
         let (mut totals, mut pauses, mut downtimes) = (Vec::new(), Vec::new(), Vec::new());
         let mut pod = self.pod.map(str::to_owned);

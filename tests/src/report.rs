@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What a migration cost, and whether every message was applied exactly once.
 #[derive(Debug, Clone, Serialize)]
@@ -78,6 +78,38 @@ pub struct Messages {
 /// A number in a JSON document; 0 when it is not there.
 pub fn number(document: &Value, path: &str) -> u64 {
     document.pointer(path).and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// One ledger of several pods that consume one queue, from what each has applied: `/ledger` and
+/// `/applied`. What two of them have applied is there twice. Nobody keeps an order between them.
+pub fn merged(ledgers: &[(Value, Value)]) -> Value {
+    let mut sets: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
+    for (publisher, intervals) in ledgers.iter().flat_map(|(_, set)| set.as_object()).flatten() {
+        let of = sets.entry(publisher.clone()).or_default();
+        let pairs = intervals.as_array().into_iter().flatten();
+        of.extend(pairs.map(|pair| (number(pair, "/0"), number(pair, "/1"))));
+    }
+    let mut duplicated = 0;
+    let mut publishers = serde_json::Map::new();
+    for (publisher, mut intervals) in sets {
+        intervals.sort_unstable();
+        let (mut highest, mut gaps) = (0, 0);
+        for (first, last) in intervals {
+            gaps += first.saturating_sub(highest + 1);
+            duplicated += (highest + 1).min(last + 1).saturating_sub(first);
+            highest = last.max(highest);
+        }
+        publishers.insert(publisher, json!({ "highest": highest, "gaps": gaps }));
+    }
+    let sum = |path: &str| ledgers.iter().map(|(ledger, _)| number(ledger, path)).sum::<u64>();
+    let mut whole = ledgers.first().map(|(ledger, _)| ledger.clone()).unwrap_or_default();
+    whole["applied_total"] = json!(sum("/applied_total"));
+    for count in ["applied", "redelivered", "inversions"] {
+        whole["totals"][count] = json!(sum(&format!("/totals/{count}")));
+    }
+    whole["totals"]["duplicated"] = json!(duplicated + sum("/totals/duplicated"));
+    whole["publishers"] = publishers.into();
+    whole
 }
 
 /// Compares what every publisher was confirmed with what the ledger says was applied.
@@ -171,7 +203,27 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+
+    #[test]
+    fn what_two_pods_have_applied_is_counted_once_and_twice() {
+        let of = |applied: u64, intervals: Value| {
+            let totals = json!({ "applied": applied, "duplicated": 0, "inversions": 0 });
+            let ledger = json!({ "applied_total": applied, "totals": totals });
+            (ledger, json!({ "a": intervals }))
+        };
+        let producer = json!({ "publishers": {
+            "a": { "confirmed": 10, "highest_confirmed": 10 },
+        }});
+        let judge = |ledgers: &[(Value, Value)]| {
+            let messages = messages(&producer, &merged(ledgers));
+            (messages.lost, messages.duplicated, messages.applied)
+        };
+        let first = || of(6, json!([[1, 3], [7, 9]]));
+        assert_eq!(judge(&[first(), of(4, json!([[4, 6], [10, 10]]))]), (0, 0, 10));
+        assert_eq!(judge(&[first(), of(2, json!([[4, 5]]))]), (2, 0, 8));
+        assert_eq!(judge(&[first(), of(5, json!([[3, 6], [10, 10]]))]), (0, 1, 11));
+        assert_eq!(judge(&[first(), of(5, json!([[4, 7], [10, 10]]))]), (0, 1, 11));
+    }
 
     #[test]
     fn gaps_and_a_missing_tail_are_lost() {

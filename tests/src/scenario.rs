@@ -215,7 +215,7 @@ pub async fn settle(cluster: &Cluster, moved: &Move) -> anyhow::Result<Report> {
     let producer = stop_producer(cluster).await?;
     let name = moved.object.status.as_ref().and_then(|status| status.target_pod.as_deref());
     let consumer = cluster.pods().get(name.context("a target pod")?).await?;
-    let ledger = final_ledger(&Cluster::url(&consumer)?, &producer).await?;
+    let ledger = final_ledger(cluster, &consumer, &producer).await?;
     let status = moved.object.status.clone().unwrap_or_default();
     let mut messages = report::messages(&producer, &ledger);
     messages.max_age_ms = moved.ages.0.max(number(&ledger, "/window/max_age_ms"));
@@ -272,12 +272,35 @@ async fn stop_producer(cluster: &Cluster) -> anyhow::Result<Value> {
     Ok(stats)
 }
 
+/// What `consumer` has applied, and with it whoever else consumes its queue.
+async fn ledger_of(cluster: &Cluster, consumer: &Pod) -> anyhow::Result<Value> {
+    let own = http::get(&format!("{}/ledger", Cluster::url(consumer)?)).await?;
+    let mut all = Vec::new();
+    for pod in cluster.pods_of("consumer").await? {
+        let url = Cluster::url(&pod)?;
+        let ledger = http::get(&format!("{url}/ledger")).await?;
+        if pod.uid() != consumer.uid() && ledger["queue"] == own["queue"] {
+            all.push((ledger, http::get(&format!("{url}/applied")).await?));
+        }
+    }
+    if all.is_empty() {
+        return Ok(own);
+    }
+    let applied = http::get(&format!("{}/applied", Cluster::url(consumer)?)).await?;
+    all.insert(0, (own, applied));
+    Ok(report::merged(&all))
+}
+
 /// The ledger when nothing more comes: it has everything, or has not grown for five seconds.
-async fn final_ledger(url: &str, producer: &Value) -> anyhow::Result<Value> {
+async fn final_ledger(
+    cluster: &Cluster,
+    consumer: &Pod,
+    producer: &Value,
+) -> anyhow::Result<Value> {
     let confirmed = number(producer, "/totals/confirmed");
     let mut grown = (0, std::time::Instant::now());
     wait_for("the consumer to work off its queue", Duration::from_mins(5), async || {
-        let ledger = http::get(&format!("{url}/ledger")).await?;
+        let ledger = ledger_of(cluster, consumer).await?;
         let applied = number(&ledger, "/applied_total");
         if applied != grown.0 {
             grown = (applied, std::time::Instant::now());

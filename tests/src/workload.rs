@@ -43,6 +43,8 @@ pub struct Workload {
     pub stateful_set: bool,
     /// Replicas; with more than one, each has a queue of its own.
     pub replicas: u32,
+    /// They all consume one queue, and each message goes to one of them.
+    pub shared: bool,
     /// The exchange's type: `fanout`, `direct`, `topic`, `headers`, `x-consistent-hash`; or `default`
     /// for the default exchange, which needs no binding.
     pub exchange_type: &'static str,
@@ -79,6 +81,7 @@ impl Default for Workload {
             bare: false,
             stateful_set: false,
             replicas: 1,
+            shared: false,
             exchange_type: "fanout",
             rebind: false,
             remember: false,
@@ -181,7 +184,7 @@ impl Workload {
             add(mounts, json!({ "name": CLAIM, "mountPath": "/var/data" }));
         }
         edit(object, |container| {
-            if self.replicas > 1 {
+            if self.replicas > 1 && !self.shared {
                 set_env(container, "QUEUE", "app.events.$(POD_NAME)");
             }
             self.set_exchange(container);

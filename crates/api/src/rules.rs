@@ -70,6 +70,25 @@ pub fn swap_with_shadow_pod() -> Rule {
     )
 }
 
+/// Without a queue there is nothing to replay.
+pub fn replay_mode_with_queue() -> Rule {
+    rule(
+        "!has(self.replayMode) || has(self.messageQueueConfig)",
+        "replayMode says how what waits in a queue is handed over: leave it out for a pod that \
+         consumes none, or write messageQueueConfig",
+    )
+}
+
+/// Without a queue nothing brings a second copy up to date.
+pub fn shadow_pod_with_queue() -> Rule {
+    rule(
+        "!has(self.migrationStrategy) || self.migrationStrategy != 'ShadowPod' || \
+         has(self.messageQueueConfig)",
+        "migrationStrategy ShadowPod runs two copies, and only a queue brings the second up to date: \
+         write messageQueueConfig, or migrationStrategy: Sequential for a StatefulSet's pod",
+    )
+}
+
 /// `sourcePod`.
 pub fn pod_name() -> Rule {
     dns_name(

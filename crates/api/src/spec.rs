@@ -33,7 +33,9 @@ use crate::status::StatefulMigrationStatus;
 #[x_kube(
     validation = rules::unchanged(),
     validation = rules::repository_given(),
-    validation = rules::swap_with_shadow_pod()
+    validation = rules::swap_with_shadow_pod(),
+    validation = rules::replay_mode_with_queue(),
+    validation = rules::shadow_pod_with_queue()
 )]
 #[serde(rename_all = "camelCase")]
 pub struct StatefulMigrationSpec {
@@ -92,7 +94,8 @@ pub struct StatefulMigrationSpec {
     #[serde(default)]
     pub identity_swap_mode: IdentitySwapMode,
 
-    /// The queue that the pod consumes. Leave it out for a pod that consumes none.
+    /// The queue that the pod consumes. Leave it out for a StatefulSet's pod that consumes none:
+    /// what it does between its checkpoint and its end is lost then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message_queue_config: Option<MessageQueueConfig>,
 

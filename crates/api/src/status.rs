@@ -129,6 +129,11 @@ pub struct HandoffStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_millis: Option<u64>,
 
+    /// Without a queue: how long the source went on after its checkpoint, in milliseconds. What it
+    /// did then is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreplayed_millis: Option<u64>,
+
     /// What the broker showed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proof: Option<Proof>,

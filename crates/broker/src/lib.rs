@@ -95,10 +95,14 @@ pub trait Session: Send + Sync {
     ///    begins it, and any sign of life in the queue begins it again.
     async fn emptiness(&self, queue: &str) -> Result<Emptiness, Error>;
 
-    /// Whether the broker proves that nothing of `queue` is delivered and not acknowledged, however
-    /// many messages wait in it. As [`Self::emptiness`], by the first two proofs only: where neither
-    /// applies, the answer is never yes.
-    async fn quiet(&self, queue: &str) -> Result<Emptiness, Error>;
+    /// Whether the broker proves that who has left `queue` has acknowledged all that it was delivered,
+    /// however many messages wait in it; `stay` other consumers go on. As [`Self::emptiness`], by the
+    /// first two proofs only: where neither applies, the answer is never yes.
+    ///
+    /// A classic queue tells at one instant that nothing is unacknowledged at all: who has left holds
+    /// nothing from then on. A quorum queue counts a cancelled consumer until its last acknowledgement:
+    /// `stay` are left.
+    async fn quiet(&self, queue: &str, stay: u32) -> Result<Emptiness, Error>;
 
     /// Closes the connections; the lock goes with them.
     async fn close(&self);

@@ -90,10 +90,12 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 impl Hands<'_> {
     /// Carries out one effect, within a limit. Done again, it bears the same ID.
     pub async fn perform(&self, effect: &Effect, id: &EffectId) -> Result<Outcome, Trouble> {
-        if matches!(
-            effect,
-            Effect::Lock | Effect::Topology(_) | Effect::Order(_) | Effect::Checkpoint
-        ) {
+        let at_broker = match effect {
+            Effect::Lock => self.lock.is_some(),
+            Effect::Topology(_) | Effect::Order(_) => true,
+            _ => false,
+        };
+        if at_broker || *effect == Effect::Checkpoint {
             // The broker's adapter and the kubelet's client have limits of their own.
             return Box::pin(self.carry_out(effect, id)).await;
         }
@@ -110,6 +112,7 @@ impl Hands<'_> {
 
     async fn carry_out(&self, effect: &Effect, id: &EffectId) -> Result<Outcome, Trouble> {
         match effect {
+            Effect::Lock if self.lock.is_none() => self.claim().await,
             Effect::Lock | Effect::Topology(_) | Effect::Order(_) => {
                 self.at_broker(effect, id).await
             }

@@ -4,7 +4,8 @@
 //! A `ValidatingAdmissionPolicy` of the migration's own denies everybody else the creation of that one
 //! pod. The API server enforces it whether or not an operator runs, and it concerns no other pod.
 //! What the copy is to be is written down in a `PodTemplate` before its source is deleted, so that
-//! any operator can create it.
+//! any operator can create it. That bears the pod's name, so that of two migrations of one pod only
+//! the first can keep it: each would deny the other its copy.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -57,6 +58,10 @@ pub async fn served(client: &Client) -> bool {
 
 fn policy_name(migration: &StatefulMigration) -> String {
     format!("shadow-{}", migration.uid().unwrap_or_default())
+}
+
+fn template_name(pod: &str) -> String {
+    format!("shadow-{pod}")
 }
 
 /// Denies the creation of the pod `name` to all but the migration.
@@ -136,17 +141,20 @@ impl Hands<'_> {
         self.heeded(plan, template).await
     }
 
+    /// Has no other migration move the pod, which must not even be checkpointed twice at a time.
+    pub(crate) async fn claim(&self) -> Result<Outcome, Trouble> {
+        self.written_down(self.plan()?).await.map(|_| Outcome::Done)
+    }
+
     /// The copy before its image is known, from the source, or from what was written down before that
     /// went.
     async fn written_down(&self, plan: &Plan) -> Result<PodTemplateSpec, Trouble> {
-        let templates = self.templates();
-        let name = policy_name(self.migration);
-        let found = templates.get_opt(&name).await;
-        let found = found.map_err(|error| kube_trouble("read PodTemplate", &name, &error))?;
-        if let Some(template) = found.and_then(|found| found.template) {
-            return Ok(template);
-        }
         let origin = &plan.origin().source_pod;
+        let name = template_name(origin);
+        if let Some(found) = self.template(&name).await? {
+            self.owns(&found)?;
+            return Ok(found.template.unwrap_or_default());
+        }
         let source = self.pods().get(origin).await;
         let source = source.map_err(|error| kube_trouble("read source pod", origin, &error))?;
         let template = copy(
@@ -163,16 +171,39 @@ impl Hands<'_> {
         );
         let object = PodTemplate {
             metadata: ObjectMeta {
+                name: Some(name.clone()),
                 namespace: self.migration.namespace(),
                 owner_references: self.migration.controller_owner_ref(&()).map(|it| vec![it]),
                 ..metadata(self.migration)
             },
             template: Some(template.clone()),
         };
-        match templates.create(&PostParams::default(), &object).await {
-            Err(error) if !exists(&error) => Err(kube_trouble("create PodTemplate", &name, &error)),
-            _ => Ok(template),
+        let created = self.templates().create(&PostParams::default(), &object).await;
+        // Whose the one is that exists already shows when this is tried again.
+        created.map(|_| template).map_err(|error| kube_trouble("create PodTemplate", &name, &error))
+    }
+
+    async fn template(&self, name: &str) -> Result<Option<PodTemplate>, Trouble> {
+        let found = self.templates().get_opt(name).await;
+        found.map_err(|error| kube_trouble("read PodTemplate", name, &error))
+    }
+
+    fn owns(&self, template: &PodTemplate) -> Result<(), Trouble> {
+        let owner = template.owner_references().first();
+        if owner.is_some_and(|owner| Some(&owner.uid) == self.migration.uid().as_ref()) {
+            return Ok(());
         }
+        let other = owner.map_or("somebody else", |owner| owner.name.as_str());
+        Err(Trouble {
+            reason: "NameKept".to_owned(),
+            message: format!(
+                "keep the name of pod {} for its copy: {other} keeps it (PodTemplate {}); wait until \
+                 that has ended, then create the migration again",
+                template.name_any().trim_start_matches("shadow-"),
+                template.name_any()
+            ),
+            permanent: true,
+        })
     }
 
     /// The API server hears of a new policy after a moment: until it does, it would let anybody's
@@ -211,7 +242,7 @@ impl Hands<'_> {
     pub(crate) async fn admit(&self, node: &str) -> Result<Outcome, Trouble> {
         let plan = self.plan()?;
         let image: &Image = self.image()?;
-        let name = policy_name(self.migration);
+        let name = template_name(&plan.origin().source_pod);
         let found = self.templates().get(&name).await;
         let found = found.map_err(|error| kube_trouble("read PodTemplate", &name, &error))?;
         let template = found.template.unwrap_or_default();
@@ -250,7 +281,13 @@ impl Hands<'_> {
         let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
         deleted(&bindings, "ValidatingAdmissionPolicyBinding", &name).await?;
         deleted(&policies, "ValidatingAdmissionPolicy", &name).await?;
-        deleted(&self.templates(), "PodTemplate", &name).await?;
+        let template = template_name(&self.plan()?.origin().source_pod);
+        match self.template(&template).await? {
+            Some(found) if self.owns(&found).is_ok() => {
+                deleted(&self.templates(), "PodTemplate", &template).await?;
+            }
+            _ => {}
+        }
         Ok(Outcome::Done)
     }
 

@@ -29,6 +29,7 @@ mod secret;
 pub mod settings;
 pub mod target_pod;
 pub mod transfer_job;
+mod usage;
 mod volumes;
 
 use std::collections::HashMap;

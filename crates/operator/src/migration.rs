@@ -29,6 +29,7 @@ use crate::observe::{broker_trouble, chain};
 use crate::problems::pod_warnings;
 use crate::registry::Registry;
 use crate::settings::Options;
+use crate::usage::Usage;
 use crate::volumes::Volume;
 use crate::{clock, decide as mapping, report};
 
@@ -75,6 +76,7 @@ struct Memory {
     registry: Option<Result<(), String>>,
     volumes: Option<Vec<Volume>>,
     copy: Option<Result<(), String>>,
+    usage: Option<Usage>,
     broker: Option<BrokerView>,
     reported: Option<Instant>,
     said: String,
@@ -430,11 +432,15 @@ impl Migration {
     async fn warn(&self, plan: &Plan) {
         let namespace = self.object.namespace().unwrap_or_default();
         let source = self.context.cluster.pod(&namespace, &plan.source_pod);
+        let usage = self.memory.usage.clone().unwrap_or_default();
         if let Pin::Skipped { why, asked } = &plan.pin {
             self.publish(report::event("NotPinned", why.clone(), *asked)).await;
         }
-        for warning in source.iter().flat_map(|pod| pod_warnings(pod, &plan.container)) {
+        for warning in source.iter().flat_map(|pod| pod_warnings(pod, &plan.container, &usage)) {
             self.publish(report::event("StaysBehind", warning, true)).await;
+        }
+        if plan.alone() {
+            self.publish(report::nothing_replays(plan)).await;
         }
         let queue = self.object.spec.message_queue_config.as_ref();
         if queue.is_some_and(MessageQueueConfig::has_password) {

@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use serde::Deserialize;
 use shadow_broker::Session;
+use shadow_protocol::freeze::Liveness;
 use shadow_protocol::names::{Names, control_queue};
 use shadow_protocol::observation::{
     BrokerView, Container, Heir, Interest, Job, Node, Owner, Pod, Trouble,
@@ -42,14 +43,30 @@ pub fn pod(cluster: &Cluster, pod: &core::Pod, container: Option<&str>, migratio
         terminating: pod.metadata.deletion_timestamp.is_some(),
         owner: owner(cluster, pod),
         statuses: statuses(pod, &spec, &status),
-        problems: chosen.map(|name| pod_problems(pod, &name)).unwrap_or_default(),
+        problems: chosen.iter().flat_map(|name| pod_problems(pod, name)).collect(),
         remembers: pod.annotations().get(REMEMBERS).is_some_and(|value| value == "true"),
         has_left: has_left(pod),
+        liveness: chosen.as_ref().and_then(|name| liveness(&spec, name)),
         before: before(pod).map(str::to_owned),
         waiting: waiting(&status),
         ours: pod.labels().get(shadow_api::LABEL_MIGRATION).is_some_and(|name| name == migration),
         containers,
     }
+}
+
+/// The liveness probe of `container`, with the defaults of Kubernetes.
+fn liveness(spec: &core::PodSpec, container: &str) -> Option<Liveness> {
+    let chosen = spec.containers.iter().find(|it| it.name == container)?;
+    let probe = chosen.liveness_probe.as_ref()?;
+    let ms = |seconds: Option<i32>, default: u64| {
+        seconds.and_then(|it| u64::try_from(it).ok()).filter(|it| *it > 0).unwrap_or(default)
+            * 1_000
+    };
+    Some(Liveness {
+        period_ms: ms(probe.period_seconds, 10),
+        timeout_ms: ms(probe.timeout_seconds, 1),
+        failures: probe.failure_threshold.and_then(|it| u32::try_from(it).ok()).unwrap_or(3),
+    })
 }
 
 /// The containers' own images: a moved pod's spec names the checkpoint in one of them.
@@ -261,8 +278,12 @@ pub async fn broker(
     if interest.park2 {
         view.park2 = session.counts(&names.park2).await?;
     }
+    if interest.consumers {
+        view.consumers = Some(session.consumers(&names.primary).await?);
+    }
     if interest.primary_quiet {
-        view.primary_quiet = Some(session.quiet(&names.primary).await?);
+        let stay = plan.map_or(0, |plan| plan.consumers.saturating_sub(1));
+        view.primary_quiet = Some(session.quiet(&names.primary, stay).await?);
     }
     if interest.primary_empty {
         view.primary_empty = Some(session.emptiness(&names.primary).await?);

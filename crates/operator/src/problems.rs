@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, Taint, Toleratio
 use kube::ResourceExt;
 
 use crate::target_pod::restored_container;
+use crate::usage::Usage;
 
 /// A host name has at most so many characters; the kubelet cuts the rest of a pod's name off.
 const HOST_NAME: usize = 63;
@@ -96,12 +97,19 @@ fn container_problems(container: &Container) -> Vec<String> {
 }
 
 /// What will be different after a move of `container`, a sentence each. Nothing of it forbids one.
-pub fn pod_warnings(pod: &Pod, container: &str) -> Vec<String> {
+pub fn pod_warnings(pod: &Pod, container: &str, usage: &Usage) -> Vec<String> {
     let Some(spec) = &pod.spec else { return Vec::new() };
-    let mut warnings: Vec<String> =
-        spec.volumes.iter().flatten().filter_map(|volume| volume_warning(spec, volume)).collect();
-    let others: Vec<&str> =
-        spec.containers.iter().map(|c| c.name.as_str()).filter(|c| *c != container).collect();
+    let volumes = spec.volumes.iter().flatten();
+    let mut warnings: Vec<String> = volumes
+        .filter(|volume| !usage.is_empty(&volume.name))
+        .filter_map(|volume| volume_warning(spec, container, volume))
+        .collect();
+    let sidecars = spec.init_containers.iter().flatten();
+    let sidecars = sidecars.filter(|it| it.restart_policy.as_deref() == Some("Always"));
+    let others: Vec<&str> = (spec.containers.iter().filter(|it| it.name != container))
+        .chain(sidecars)
+        .map(|it| it.name.as_str())
+        .collect();
     if !others.is_empty() {
         warnings.push(format!(
             "only container {container} keeps its memory; these start afresh: {}",
@@ -111,10 +119,20 @@ pub fn pod_warnings(pod: &Pod, container: &str) -> Vec<String> {
     warnings
 }
 
-fn volume_warning(spec: &PodSpec, volume: &Volume) -> Option<String> {
-    let mounts = spec.containers.iter().flat_map(|c| c.volume_mounts.iter().flatten());
-    if !mounts.into_iter().any(|mount| mount.name == volume.name) {
+fn volume_warning(spec: &PodSpec, container: &str, volume: &Volume) -> Option<String> {
+    let mounted =
+        |it: &Container| it.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name);
+    if !spec.containers.iter().any(mounted) {
         return None;
+    }
+    let token = volume.projected.iter().flat_map(|it| it.sources.iter().flatten());
+    let token = token.filter(|it| it.service_account_token.is_some()).count() > 0;
+    if token && spec.containers.iter().any(|it| it.name == container && mounted(it)) {
+        return Some(format!(
+            "the service account token that container {container} has read from volume {} is its old \
+             pod's, and not valid for long once that is gone: it must read the file again",
+            volume.name
+        ));
     }
     let name = &volume.name;
     if volume.empty_dir.is_some() || volume.ephemeral.is_some() {
@@ -186,7 +204,7 @@ mod tests {
     #[test]
     fn an_ordinary_pod_has_no_problems() {
         assert!(pod_problems(&pod(plain()), "app").is_empty());
-        assert!(pod_warnings(&pod(plain()), "app").is_empty());
+        assert!(pod_warnings(&pod(plain()), "app", &Usage::default()).is_empty());
     }
 
     #[test]
@@ -243,9 +261,21 @@ mod tests {
             {"name": "node", "hostPath": {"path": "/srv"}}, {"name": "settings", "configMap": {}}
         ]);
         spec["containers"].as_array_mut().unwrap().push(json!({"name": "proxy"}));
-        let warnings = pod_warnings(&pod(spec), "app");
+        spec["initContainers"] =
+            json!([{"name": "once"}, {"name": "mesh", "restartPolicy": "Always"}]);
+        let warnings = pod_warnings(&pod(spec.clone()), "app", &Usage::default());
         assert_eq!(warnings.len(), 3, "{warnings:?}");
-        assert!(warnings[1].contains("node") && warnings[2].contains("proxy"), "{warnings:?}");
+        assert!(
+            warnings[1].contains("node") && warnings[2].ends_with("proxy, mesh"),
+            "{warnings:?}"
+        );
+        let empty = Usage::with_empty("scratch");
+        assert_eq!(pod_warnings(&pod(spec.clone()), "app", &empty), warnings[1..]);
+
+        let token = json!([{ "serviceAccountToken": { "path": "token" } }]);
+        spec["volumes"][4] = json!({"name": "settings", "projected": { "sources": token }});
+        let warnings = pod_warnings(&pod(spec), "app", &empty);
+        assert!(warnings[1].contains("read the file again"), "{warnings:?}");
     }
 
     #[test]

@@ -9,7 +9,9 @@ use shadow_api::{HandoffStatus, StatefulMigration, StatefulMigrationStatus};
 use shadow_protocol::broker::Totals;
 use shadow_protocol::decide::Decision;
 use shadow_protocol::observation::{Observation, Owner};
-use shadow_protocol::phase::{CutStep, FORMAT_VERSION, ParkStep, Phase, PhaseName, State};
+use shadow_protocol::phase::{
+    AloneStep, CutStep, FORMAT_VERSION, ParkStep, Phase, PhaseName, Plan, State,
+};
 use shadow_protocol::spec::{ReplayMode, Strategy};
 use shadow_protocol::time::Time;
 
@@ -78,6 +80,7 @@ fn handoff(
         ReplayMode::Cutoff => "Replay/Cutoff".to_owned(),
         ReplayMode::Drain => "Replay/Drain".to_owned(),
         ReplayMode::Park => "Park".to_owned(),
+        ReplayMode::Alone => "None".to_owned(),
     });
     handoff.reason = Some(plan.mode_reason.clone());
     handoff.bindings = plan
@@ -104,7 +107,10 @@ fn handoff(
                 BTreeMap::from([("A".to_owned(), cut(cuts.a)), ("B".to_owned(), cut(cuts.b))]);
         }
     }
-    if let Phase::Completed { evidence, taken, .. } = phase {
+    handoff.unreplayed_millis = phase.unreplayed();
+    if let Phase::Completed { evidence, taken, .. } = phase
+        && !plan.alone()
+    {
         let proof = handoff.proof.get_or_insert_default();
         proof.target_restarts = Some(0);
         let names = &plan.names;
@@ -127,9 +133,7 @@ fn counted(totals: Totals) -> shadow_api::QueueProof {
 
 fn message(decision: &Decision) -> String {
     match &decision.state.phase {
-        Phase::Completed { plan, .. } => {
-            format!("{} took over on node {}", plan.target_pod, plan.target_node)
-        }
+        Phase::Completed { plan, .. } => took_over(plan, &decision.state.phase),
         Phase::Failed { failure, rolled_back: true } => {
             format!("{}: {}; everything was undone", failure.reason, failure.message)
         }
@@ -147,6 +151,27 @@ fn message(decision: &Decision) -> String {
     }
 }
 
+fn took_over(plan: &Plan, phase: &Phase) -> String {
+    let done = format!("{} took over on node {}", plan.target_pod, plan.target_node);
+    match phase.unreplayed() {
+        Some(ms) => {
+            format!("{done}; what it did in the {} after its checkpoint is lost", seconds(ms))
+        }
+        None => done,
+    }
+}
+
+/// What the user of a pod without a queue should know before it is too late.
+pub fn nothing_replays(plan: &Plan) -> Event {
+    let pod = &plan.source_pod;
+    let note = format!(
+        "without messageQueueConfig nothing replays what pod {pod} does between its checkpoint and \
+         its end, some seconds later: what changes its state in that time is lost; \
+         status.handoff.unreplayedMillis says in the end how long it was"
+    );
+    event("NothingReplays", note, true)
+}
+
 fn step_name(phase: &Phase) -> &'static str {
     match phase {
         Phase::Pending => "checking whether the migration can work",
@@ -157,7 +182,7 @@ fn step_name(phase: &Phase) -> &'static str {
             CutStep::Empty { .. } => "proving the queue empty",
             CutStep::CutB { .. } => "feeding both copies",
             CutStep::Drain(_) | CutStep::Recall(_) | CutStep::Quiesce(_) => "quiescing the source",
-            CutStep::Freeze { .. } => "taking the checkpoint",
+            CutStep::Freeze { .. } | CutStep::Alone(AloneStep::Freeze) => "taking the checkpoint",
             CutStep::Continue { .. } => "letting the source go on",
             CutStep::Park(step) => match step {
                 ParkStep::Declare => "preparing the park queues",
@@ -165,6 +190,7 @@ fn step_name(phase: &Phase) -> &'static str {
                 ParkStep::Freeze { .. } => "taking the checkpoint",
                 ParkStep::Leave { .. } => "making room for the copy",
             },
+            CutStep::Alone(AloneStep::Pull) => "pulling the image on the target node",
         },
         Phase::Transferring { .. } => "sending the checkpoint to the registry",
         Phase::Restoring { .. } => "restoring the checkpoint on the target node",
@@ -226,7 +252,8 @@ pub fn standing_still(phase: &Phase) -> bool {
             step: CutStep::Quiesce(_)
                 | CutStep::Freeze { .. }
                 | CutStep::Continue { .. }
-                | CutStep::Park(ParkStep::Stop | ParkStep::Freeze { .. }),
+                | CutStep::Park(ParkStep::Stop | ParkStep::Freeze { .. })
+                | CutStep::Alone(AloneStep::Freeze),
             ..
         }
     )
@@ -267,9 +294,7 @@ pub fn events(old: &State, new: &State) -> Vec<Event> {
         }
         (before, after) if before.name() != after.name() => {
             let note = match after {
-                Phase::Completed { plan, .. } => {
-                    format!("{} took over on node {}", plan.target_pod, plan.target_node)
-                }
+                Phase::Completed { plan, .. } => took_over(plan, after),
                 other => step_name(other).to_owned(),
             };
             events.push(event(after.name().as_str(), note, false));

@@ -164,6 +164,21 @@ pub struct Consumer {
     pub connection: String,
     /// Network address of the peer.
     pub peer: String,
+    /// Its connection's heartbeat in seconds; absent where there is none, or it is not known.
+    #[serde(default)]
+    pub heartbeat_s: Option<u64>,
+}
+
+impl Consumer {
+    /// The peer's address as a pod has it.
+    pub fn address(&self) -> &str {
+        self.peer.trim_start_matches("::ffff:")
+    }
+
+    /// Whether it is the pod's at this address.
+    pub fn is_at(&self, ip: &str) -> bool {
+        self.address() == ip
+    }
 }
 
 /// A queue as the broker sees it: identity and configuration, no counters.

@@ -4,7 +4,8 @@
 use crate::effect::Effect;
 use crate::observation::{Interest, Observation, Pod};
 use crate::phase::{
-    Attempt, CutStep, Failure, ParkStep, Phase, Plan, Reached, RestoreStep, State, SwitchStep, Undo,
+    AloneStep, Attempt, CutStep, Failure, ParkStep, Phase, Plan, Reached, RestoreStep, State,
+    SwitchStep, Undo,
 };
 use crate::spec::{ReplayMode, Settings, Spec};
 use crate::time::Time;
@@ -66,7 +67,12 @@ pub fn interest(phase: &Phase) -> Interest {
     let wanted = wanted(phase);
     // Who stands by may go to `Q` by habit, too.
     let connected = wanted.connected || phase.plan().is_some_and(|plan| plan.standby().is_some());
-    Interest { connected, going: going(phase), ..wanted }
+    // Mode `Park`: who leaves `Q`, and who comes to it.
+    let consumers = phase.plan().is_some_and(Plan::shared)
+        && wanted.primary
+        && (wanted.primary_quiet || wanted.target_control || wanted.park2);
+    let wanted = Interest { connected, consumers, going: going(phase), ..wanted };
+    if phase.plan().is_some_and(Plan::alone) { wanted.without_broker() } else { wanted }
 }
 
 /// A pod that has the state is being deleted, or is about to be: a way back that does not know how
@@ -157,7 +163,9 @@ fn preempted(spec: &Spec, state: &State, seen: &Observation) -> Option<Failure> 
         return None;
     }
     // What can be undone of a second hop by then is done again.
-    let late = state.phase.plan().and_then(Plan::base).is_some_and(|base| base.vacated);
+    let late = state.phase.plan().and_then(Plan::base).is_some_and(|base| base.vacated)
+        // The source's owner may delete it at any moment; to go back is to delete the target, too.
+        || matches!(state.phase, Phase::Finalizing { step: SwitchStep::Replace(None), .. });
     if spec.deleted && !late {
         return Some(Failure::new("Deleted", "the migration was deleted before it was done"));
     }
@@ -302,20 +310,21 @@ pub fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
                 ParkStep::Stop | ParkStep::Leave { .. } => limits.obey,
                 ParkStep::Freeze { .. } => limits.checkpoint,
             },
+            CutStep::Alone(AloneStep::Pull) => limits.transfer,
             CutStep::CutA | CutStep::Return { .. } | CutStep::Drain(_) => limits.drain,
             CutStep::Divert { .. }
             | CutStep::Recall(_)
             | CutStep::Quiesce(_)
             | CutStep::Continue { .. } => limits.obey,
             CutStep::Empty { .. } => limits.proof,
-            CutStep::Freeze { .. } => limits.checkpoint,
+            CutStep::Freeze { .. } | CutStep::Alone(AloneStep::Freeze) => limits.checkpoint,
         }),
         Phase::Transferring { .. } | Phase::Restoring { step: RestoreStep::Pull, .. } => {
             Some(limits.transfer)
         }
         Phase::Restoring { .. } => Some(limits.restore),
         Phase::Replaying { plan, .. } => match plan.mode {
-            ReplayMode::Cutoff | ReplayMode::Park => {
+            ReplayMode::Cutoff | ReplayMode::Park | ReplayMode::Alone => {
                 Some(plan.cutoff_ms.saturating_add(limits.switch))
             }
             // Bounded by its progress.
@@ -340,6 +349,8 @@ fn give_up(phase: &Phase, failure: Failure) -> Phase {
     }
     let reached = match phase {
         _ if plan.mode == ReplayMode::Park => Reached::Parked,
+        // Nobody was told anything.
+        _ if plan.alone() => Reached::Installed,
         Phase::Checkpointing { step: CutStep::Install, .. } => Reached::Installed,
         Phase::Checkpointing {
             step:

@@ -10,7 +10,7 @@ use crate::phase::State;
 /// One command to the world.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Effect {
-    /// Take the migration's lock on the queue.
+    /// Take the migration's lock: on the queue, or, where there is none, on the pod's name.
     Lock,
     /// Change the broker's topology.
     Topology(Topology),

@@ -99,9 +99,19 @@ impl Plan {
         self.base().map_or(self, |base| &base.plan)
     }
 
+    /// Whether there is no queue: nothing is asked of a broker, and nobody is told anything.
+    pub fn alone(&self) -> bool {
+        self.mode == ReplayMode::Alone
+    }
+
     /// Whether the copy bears its source's name in the end, so that admission keeps it.
     pub fn keeps_name(&self) -> bool {
         self.strategy == Strategy::Sequential || self.hop != Hop::Only
+    }
+
+    /// Other pods consume `Q`, too: they stay, and who is meant is told by its address.
+    pub fn shared(&self) -> bool {
+        self.consumers > 1
     }
 
     /// The connections that must not break, or whoever loses one may go to `Q` by habit.
@@ -172,8 +182,11 @@ pub struct Cuts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Taken {
-    /// The cuts; absent in mode `Park`.
+    /// The cuts; absent in mode `Park`, and without a queue.
     pub cuts: Option<Cuts>,
+    /// Without a queue: the last moment of which the checkpoint is known to hold everything.
+    #[serde(default)]
+    pub whole_until: Option<Time>,
     /// The checkpoint.
     pub archive: Archive,
     /// How long the source stood still, in milliseconds; in mode `Park` until it was copied: it
@@ -241,7 +254,7 @@ impl Commit {
     pub(crate) fn obeyed(plan: &Plan, seen: &Observation, now: Time) -> Option<Self> {
         let broker = seen.broker.as_ref()?;
         let order = broker.target_control.filter(|order| order.ready == 0)?;
-        let back = broker.primary.is_some_and(|counts| counts.consumers >= plan.consumers);
+        let back = broker.consumed_by(plan, seen.target.as_ref());
         let ended = seen.target.as_ref().is_none_or(|target| target.ended);
         (back || ended && order.consumers == 0).then_some(Self { at: now })
     }

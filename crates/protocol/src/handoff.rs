@@ -3,6 +3,7 @@
 //! The two cuts are single operations at the broker, and the checkpoint is taken only of a consumer
 //! that stands still and that the broker itself has proved to hold nothing (`docs/handoff.md`).
 
+use crate::alone;
 use crate::broker::{Binding, Counts, Emptiness, Order, Topology};
 use crate::control::{Control, Role};
 use crate::decide::{Next, source};
@@ -36,6 +37,7 @@ pub(crate) fn effects(plan: &Plan, step: &CutStep) -> Vec<Effect> {
             effects
         }
         CutStep::Park(step) => park::effects(plan, step),
+        CutStep::Alone(step) => alone::effects(*step),
     }
 }
 
@@ -124,6 +126,7 @@ pub(crate) fn interest(step: &CutStep) -> Interest {
         CutStep::Freeze { .. } => Interest { s1: true, park: true, ..none },
         CutStep::Continue { .. } => Interest { s2: true, ..none },
         CutStep::Park(step) => park::interest(step),
+        CutStep::Alone(step) => alone::interest(*step),
     }
 }
 
@@ -166,12 +169,14 @@ pub(crate) fn step(
         CutStep::Continue { cuts, quiesced, archive } => {
             let taken = Taken {
                 cuts: Some(*cuts),
+                whole_until: None,
                 archive: archive.clone(),
                 pause_ms: now.since(*quiesced),
             };
             continued(plan, taken, broker, seen)
         }
         CutStep::Park(step) => park::step(plan, step, seen, broker, since, now),
+        CutStep::Alone(step) => alone::step(plan, *step, seen, since),
     }
 }
 

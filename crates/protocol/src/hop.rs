@@ -48,11 +48,10 @@ pub(crate) fn begin(
         return Next::Wait(STATISTICS, format!("pod {pod} to be its queue's only consumer"));
     };
     let peer = seen.target.as_ref().and_then(|target| target.ip.as_deref());
-    let here = |peer: &str, found: &str| found.trim_start_matches("::ffff:") == peer;
     let [consumer] = survey.consumers.as_slice() else {
         return Next::Wait(STATISTICS, format!("the broker's statistics to show pod {pod}"));
     };
-    if !peer.is_some_and(|peer| here(peer, &consumer.peer)) {
+    if !peer.is_some_and(|peer| consumer.is_at(peer)) {
         return Next::Wait(STATISTICS, format!("the broker's statistics to show pod {pod}"));
     }
     let base = Base {

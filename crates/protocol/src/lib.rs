@@ -12,11 +12,13 @@
 #![deny(missing_docs)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod alone;
 pub mod broker;
 pub mod control;
 pub mod decide;
 pub mod effect;
 mod facts;
+pub mod freeze;
 mod handoff;
 mod hop;
 pub mod names;

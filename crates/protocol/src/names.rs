@@ -27,8 +27,8 @@ pub fn lock_queue(primary: &str) -> String {
     format!("ms2m.lock.{primary}")
 }
 
-/// The names of one migration's broker objects.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The names of one migration's broker objects; empty where there is no broker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Names {
     /// `Q`, the application's own queue.

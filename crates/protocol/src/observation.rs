@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{Binding, Counts, Emptiness, Survey};
+use crate::broker::{Binding, Consumer, Counts, Emptiness, Survey};
+use crate::freeze::Liveness;
 use crate::pending::Called;
-use crate::phase::Evidence;
+use crate::phase::{Evidence, Plan};
 use crate::time::Time;
 
 /// Who owns a pod.
@@ -64,6 +65,8 @@ pub struct Pod {
     pub remembers: bool,
     /// It has left its StatefulSet, and bears another name since.
     pub has_left: bool,
+    /// The liveness probe of the container to checkpoint, if it has one.
+    pub liveness: Option<Liveness>,
     /// The name it had before its last move, where its own does not tell.
     pub before: Option<String>,
     /// What keeps it from starting (a container's waiting reason and message).
@@ -158,6 +161,8 @@ pub struct Preflight {
     /// Whether the API server would take a copy of the source, with all its mounts, or why not;
     /// absent while not asked.
     pub copy: Option<Result<(), String>>,
+    /// Memory of the container to checkpoint in bytes; absent where its kubelet does not say.
+    pub memory_bytes: Option<u64>,
     /// Replicas of the ReplicaSet that are not ready.
     pub unready_siblings: u32,
 }
@@ -216,7 +221,9 @@ pub struct BrokerView {
     pub park2: Option<Counts>,
     /// Counts of the target's control queue.
     pub target_control: Option<Counts>,
-    /// The proof that nothing of `Q` is delivered and not acknowledged.
+    /// Consumers of `Q` by name, where it has several.
+    pub consumers: Option<Vec<Consumer>>,
+    /// The proof that nothing of `Q` is delivered and not acknowledged by who has left it.
     pub primary_quiet: Option<Emptiness>,
     /// The proof that `Q` holds nothing.
     pub primary_empty: Option<Emptiness>,
@@ -226,6 +233,19 @@ pub struct BrokerView {
     pub connected: Option<bool>,
     /// What the queues have seen since they exist.
     pub totals: Option<Evidence>,
+}
+
+impl BrokerView {
+    /// Whether `pod` consumes `Q`: the count tells where there is nobody else, the address where others
+    /// come and go.
+    pub(crate) fn consumed_by(&self, plan: &Plan, pod: Option<&Pod>) -> bool {
+        if !plan.shared() {
+            return self.primary.is_some_and(|counts| counts.consumers >= plan.consumers);
+        }
+        let ip = pod.and_then(|pod| pod.ip.as_deref());
+        let all = self.consumers.iter().flatten();
+        ip.is_some_and(|ip| all.into_iter().any(|consumer| consumer.is_at(ip)))
+    }
 }
 
 /// The pod, or the new run of its container, that took the place of a source that died.
@@ -282,7 +302,7 @@ pub struct Observation {
     pub pulled: Option<PrePull>,
     /// The kubelet's answer, in the step that asks for it.
     pub archive: Option<Archive>,
-    /// The broker; absent when it can't be reached.
+    /// The broker; absent when it can't be reached, and without anything in it where there is none.
     pub broker: Option<BrokerView>,
 }
 
@@ -305,7 +325,9 @@ pub struct Interest {
     pub park2: bool,
     /// Counts of the target's control queue.
     pub target_control: bool,
-    /// The proof that nothing of `Q` is delivered and not acknowledged.
+    /// Consumers of `Q` by name.
+    pub consumers: bool,
+    /// The proof that nothing of `Q` is delivered and not acknowledged by who has left it.
     pub primary_quiet: bool,
     /// The proof that `Q` holds nothing.
     pub primary_empty: bool,
@@ -325,4 +347,13 @@ pub struct Interest {
     pub prepull: bool,
     /// The pull of the checkpoint on the target node.
     pub pulled: bool,
+}
+
+impl Interest {
+    /// What is left of it where there is no broker to ask.
+    #[must_use]
+    pub(crate) fn without_broker(self) -> Self {
+        let Self { preflight, heir, going, job, prepull, pulled, .. } = self;
+        Self { preflight, heir, going, job, prepull, pulled, ..Self::default() }
+    }
 }

@@ -49,8 +49,8 @@ pub(crate) fn step(
     match step {
         ParkStep::Declare => not_pulled(plan, seen).unwrap_or_else(|| to(ParkStep::Stop)),
         ParkStep::Stop => {
-            let left = broker.primary.is_some_and(|counts| counts.consumers < plan.consumers);
-            if parked && left && broker.primary_quiet == Some(Emptiness::Proved) {
+            if parked && left(plan, seen, broker) && broker.primary_quiet == Some(Emptiness::Proved)
+            {
                 return to(ParkStep::Freeze { parked: since });
             }
             let queue = &plan.names.primary;
@@ -64,10 +64,23 @@ pub(crate) fn step(
             let there = broker.park2.is_some_and(|counts| counts.consumers == 1) && !parked;
             if there || source(plan, seen).is_none() {
                 let pause_ms = now.since(*since);
-                let taken = Taken { cuts: None, archive: archive.clone(), pause_ms };
+                let archive = archive.clone();
+                let taken = Taken { cuts: None, whole_until: None, archive, pause_ms };
                 return Next::go(Phase::Transferring { plan: plan.clone(), taken });
             }
             Next::Wait(HOT, format!("pod {pod} to make room for its copy"))
         }
     }
+}
+
+/// Where others consume `Q`, too, one that has left in the source's stead would look the same in the
+/// count.
+fn left(plan: &Plan, seen: &Observation, broker: &BrokerView) -> bool {
+    let Some(count) = broker.primary.map(|counts| counts.consumers) else { return false };
+    if !plan.shared() {
+        return count < plan.consumers;
+    }
+    let named = broker.consumers.as_ref().map(Vec::len);
+    let gone = !broker.consumed_by(plan, source(plan, seen));
+    gone && count.saturating_add(1) == plan.consumers && named == Some(count as usize)
 }

@@ -2,22 +2,30 @@
 //!
 //! The conditions are those of `docs/handoff.md`; each refusal says what to do instead.
 
-use crate::broker::{Counts, Survey};
+use crate::broker::{Counts, Survey, Totals};
 use crate::decide::Next;
 use crate::effect::Effect;
+use crate::freeze;
 use crate::names::Names;
-use crate::observation::{Claim, Node, Observation, Owner, Pod, PodsOfSet, Preflight};
-use crate::phase::{CutStep, Failure, Hop, ParkStep, Phase, Plan};
+use crate::observation::{Claim, Node, Observation, Owner, Pod, Preflight};
+use crate::phase::{AloneStep, CutStep, Failure, Hop, ParkStep, Phase, Plan};
 use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 
+mod alone;
 mod broker;
 mod names;
 mod pin;
+mod set;
 
 pub use names::{Called, target_name, written_down};
 pub use pin::{not_pinned, obstacle};
 
-use broker::{bindings_allow, broker_allows, consumers_allow, queue_allows, undisturbed};
+use alone::alone_allowed;
+use broker::{
+    bindings_allow, broker_allows, consumers_allow, heartbeat_allows, only_consumer, queue_allows,
+    undisturbed,
+};
+use set::{hop, leaves};
 
 const RETRY: u64 = 500;
 
@@ -51,6 +59,7 @@ pub(crate) fn step(spec: &Spec, settings: &Settings, seen: &Observation) -> Next
             let step = match plan.mode {
                 ReplayMode::Park => CutStep::Park(ParkStep::Declare),
                 ReplayMode::Cutoff | ReplayMode::Drain => CutStep::Install,
+                ReplayMode::Alone => CutStep::Alone(AloneStep::Pull),
             };
             Next::go(Phase::Checkpointing { plan, step })
         }
@@ -61,15 +70,47 @@ pub(crate) fn step(spec: &Spec, settings: &Settings, seen: &Observation) -> Next
 
 fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     supported(spec)?;
-    let Some(queue) = &spec.queue else {
-        return no(
-            "NotSupported",
-            "a migration without messageQueueConfig is not part of this version; name the queue that \
-             the pod consumes",
-        );
-    };
     let Some(preflight) = &seen.preflight else { return unknown("the cluster to answer") };
     let (pod, container) = source(spec, seen)?;
+    if spec.queue.is_none() {
+        alone_allowed(spec, pod)?;
+    }
+    let plan = alone(spec, settings, pod, container, preflight)?;
+    let Some(queue) = &spec.queue else { return Ok(plan) };
+    if seen.acted.is_none() {
+        return unknown("the lock on the queue");
+    }
+    let Some(survey) = &preflight.survey else { return unknown("the broker's survey") };
+    broker_allows(survey)?;
+    queue_allows(queue, survey)?;
+    let Some(counts) = seen.broker.as_ref().and_then(|broker| broker.primary) else {
+        return unknown("the broker's counters");
+    };
+    let consumer = consumers_allow(spec, queue, pod, survey, counts)?;
+    heartbeat_allows(spec, consumer, preflight)?;
+    let (mode, mode_reason) = mode(spec, settings, queue, pod, survey, counts)?;
+    let hop = hop(spec, pod, mode)?;
+    Ok(Plan {
+        hop,
+        names: Names::new(queue, &spec.uid),
+        source_connection: consumer.connection.clone(),
+        bindings: survey.bindings.clone(),
+        before: survey.totals,
+        consumers: counts.consumers,
+        mode,
+        mode_reason,
+        ..plan
+    })
+}
+
+/// The plan as far as the cluster goes: all of it, where there is no queue.
+fn alone(
+    spec: &Spec,
+    settings: &Settings,
+    pod: &Pod,
+    container: String,
+    preflight: &Preflight,
+) -> Checked<Plan> {
     let repository = repository(spec, preflight)?;
     let target_node = target_node(spec, pod, preflight)?;
     let strategy = strategy(spec, settings, pod)?;
@@ -79,6 +120,7 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     };
     let replicas = leaves(spec, pod, strategy, preflight)?;
     copy_allowed(spec, strategy, preflight)?;
+    survives_freeze(spec, pod, &container, preflight)?;
     if preflight.name_taken && strategy == Strategy::ShadowPod {
         return no(
             "NameTaken",
@@ -92,32 +134,16 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
     let Some(status) = pod.statuses.get(&container) else {
         return no("ContainerNotRunning", format!("container {container} has no status yet"));
     };
-    if seen.acted.is_none() {
-        return unknown("the lock on the queue");
-    }
-    let Some(survey) = &preflight.survey else { return unknown("the broker's survey") };
-    broker_allows(survey)?;
-    queue_allows(queue, survey)?;
-    let Some(counts) = seen.broker.as_ref().and_then(|broker| broker.primary) else {
-        return unknown("the broker's counters");
-    };
-    consumers_allow(spec, queue, pod, survey, counts)?;
-    let (mode, mode_reason) = mode(spec, settings, queue, pod, survey, counts)?;
-    let hop = hop(spec, pod, mode)?;
     let pin = pin::pin(spec, pod, preflight)?;
     Ok(Plan {
-        hop,
+        hop: Hop::Only,
         pin,
         replicas,
-        names: Names::new(queue, &spec.uid),
+        names: Names::default(),
         source_pod: spec.source_pod.clone(),
         source_uid: pod.uid.clone(),
         source_container_id: status.id.clone(),
-        source_connection: survey
-            .consumers
-            .first()
-            .map(|c| c.connection.clone())
-            .unwrap_or_default(),
+        source_connection: String::new(),
         remembers: pod.remembers,
         source_node: pod.node.clone().unwrap_or_default(),
         base_image: status.image.clone(),
@@ -127,11 +153,11 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
         owner: pod.owner.clone(),
         strategy,
         repository,
-        bindings: survey.bindings.clone(),
-        before: survey.totals,
-        consumers: counts.consumers,
-        mode,
-        mode_reason,
+        bindings: Vec::new(),
+        before: Totals::default(),
+        consumers: 0,
+        mode: ReplayMode::Alone,
+        mode_reason: "there is no messageQueueConfig".to_owned(),
         cutoff_ms: spec.cutoff_ms,
     })
 }
@@ -270,72 +296,25 @@ fn copy_allowed(spec: &Spec, strategy: Strategy, preflight: &Preflight) -> Check
     }
 }
 
-/// How many pods the StatefulSet has that the copy leaves: it keeps its last pod's place for nobody.
-fn leaves(
-    spec: &Spec,
-    pod: &Pod,
-    strategy: Strategy,
-    preflight: &Preflight,
-) -> Checked<Option<u32>> {
-    let Owner::StatefulSet(set) = &pod.owner else { return Ok(None) };
-    if strategy != Strategy::ShadowPod || spec.identity_swap != IdentitySwap::None {
-        return Ok(None);
-    }
-    let name = &spec.source_pod;
-    let instead = "use strategy Sequential, or identitySwapMode ExchangeFence or Cutoff";
-    let Some(PodsOfSet { first, replicas, deletes_claims }) = preflight.set else {
-        return unknown(format!("StatefulSet {set} to be read"));
-    };
-    let last = format!("{set}-{}", u64::from(first) + u64::from(replicas.max(1)) - 1);
-    if *name != last {
-        return no(
-            "NotTheLastReplica",
-            format!(
-                "strategy ShadowPod without identitySwapMode takes source pod {name} out of \
-                 StatefulSet {set}, which is scaled down by one and so gives up {last}; {instead}"
-            ),
-        );
-    }
-    if deletes_claims {
-        return no(
-            "ClaimsWouldGo",
-            format!(
-                "StatefulSet {set} deletes the volume claims of pods that leave it \
-                 (persistentVolumeClaimRetentionPolicy.whenScaled: Delete), and pod {name} would; \
-                 set it to Retain, or {instead}"
-            ),
-        );
-    }
-    Ok(Some(replicas))
-}
-
-/// A swap of identities takes two hops, timed each as asked for.
-fn hop(spec: &Spec, pod: &Pod, mode: ReplayMode) -> Checked<Hop> {
-    let name = &spec.source_pod;
-    let then = match spec.identity_swap {
-        IdentitySwap::None => return Ok(Hop::Only),
-        IdentitySwap::ExchangeFence => ReplayMode::Cutoff,
-        IdentitySwap::Cutoff => ReplayMode::Drain,
-    };
-    if !matches!(pod.owner, Owner::StatefulSet(_)) {
-        return no(
-            "NotSupported",
-            format!(
-                "identitySwapMode is for pods of StatefulSets, whose names are their identity; pod \
-                 {name} is none; use None"
-            ),
-        );
-    }
-    if mode == ReplayMode::Park {
-        return no(
-            "NotSupported",
-            format!(
-                "identitySwapMode in mode Park would let pod {name} stand still twice; use \
-                 replayMode Cutoff or Drain"
-            ),
-        );
-    }
-    Ok(Hop::First { then })
+/// A process that stands still for its checkpoint answers no probe.
+fn survives_freeze(spec: &Spec, pod: &Pod, container: &str, preflight: &Preflight) -> Checked<()> {
+    let freeze = freeze::predicted_ms(preflight.memory_bytes);
+    let Some(probe) = pod.liveness.filter(|probe| !probe.outlasts(freeze)) else { return Ok(()) };
+    let known = preflight.memory_bytes.map(|bytes| format!(" with its {} MB", bytes / 1_000_000));
+    no(
+        "LivenessTooStrict",
+        format!(
+            "the liveness probe of container {container} of source pod {} (every {} s, {} s for an \
+             answer, {} failures) would end it while its checkpoint is taken, which{} stops it for \
+             about {} ms; raise its failureThreshold or timeoutSeconds",
+            spec.source_pod,
+            probe.period_ms / 1_000,
+            probe.timeout_ms / 1_000,
+            probe.failures,
+            known.unwrap_or_default(),
+            freeze
+        ),
+    )
 }
 
 fn repository(spec: &Spec, preflight: &Preflight) -> Checked<String> {
@@ -417,7 +396,7 @@ fn mode(
     counts: Counts,
 ) -> Checked<(ReplayMode, String)> {
     undisturbed(spec, queue, survey)?;
-    let replay = bindings_allow(queue, survey);
+    let replay = only_consumer(spec, queue, counts).and_then(|()| bindings_allow(queue, survey));
     match spec.replay_mode {
         Some(ReplayMode::Park) if pod.remembers => Ok((ReplayMode::Park, "asked for".to_owned())),
         Some(ReplayMode::Park) => no(

@@ -102,6 +102,17 @@ pub enum CutStep {
     },
     /// Mode `Park`, in which nothing is cut.
     Park(ParkStep),
+    /// Without a queue, where there is nothing to cut.
+    Alone(AloneStep),
+}
+
+/// The steps of phase Checkpointing without a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AloneStep {
+    /// The workload's own image, on which the copy is restored.
+    Pull,
+    /// The checkpoint: what the source does from now on, nobody replays.
+    Freeze,
 }
 
 /// The steps of phase Checkpointing in mode `Park`.
@@ -384,6 +395,13 @@ impl Phase {
             | Phase::Unwinding { .. }
             | Phase::Failed { .. } => None,
         }
+    }
+
+    /// Without a queue, in the end: for how long the source went on after its checkpoint, in
+    /// milliseconds. What it did then is lost.
+    pub fn unreplayed(&self) -> Option<u64> {
+        let Phase::Completed { taken, commit, .. } = self else { return None };
+        taken.whole_until.map(|whole_until| commit.at().since(whole_until))
     }
 
     /// Nothing more will happen.

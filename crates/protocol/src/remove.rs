@@ -19,6 +19,9 @@ const STATISTICS: u64 = 500;
 /// The end of a migration that has completed, both its hops if there were two. S2 has only what `Q`
 /// has too; what came to S1 so late is nowhere else.
 pub(crate) fn both_hops(plan: &Plan) -> Vec<Effect> {
+    if plan.alone() {
+        return leftovers(&plan.source_pod, &plan.target_pod);
+    }
     let mut effects = feed(plan.origin());
     for plan in std::iter::once(plan).chain(plan.base().map(|base| &base.plan)) {
         let rest = (plan.mode != ReplayMode::Park).then_some(&plan.names.s1);
@@ -31,6 +34,9 @@ pub(crate) fn both_hops(plan: &Plan) -> Vec<Effect> {
 /// The end of the way back. Nobody expects that something is in the `rest` queues by now, but if so,
 /// it goes to `Q`: late is better than lost.
 pub(crate) fn remove<'a>(plan: &Plan, rest: impl IntoIterator<Item = &'a String>) -> Vec<Effect> {
+    if plan.alone() {
+        return leftovers(&plan.target_pod, &plan.source_pod);
+    }
     let mut effects = feed(plan);
     effects.extend(dismantle(plan, rest));
     effects.extend(leftovers(&plan.target_pod, &plan.source_pod));
@@ -38,7 +44,7 @@ pub(crate) fn remove<'a>(plan: &Plan, rest: impl IntoIterator<Item = &'a String>
 }
 
 /// The control queue of the pod that is `gone`, unless it is the survivor's too, and what was made
-/// in the cluster.
+/// in the cluster. Without a queue they bear the same name.
 fn leftovers(gone: &str, survivor: &str) -> Vec<Effect> {
     let control = (gone != survivor).then(|| delete_queue(&control_queue(gone)));
     control.into_iter().chain([Effect::DeletePrePull, Effect::DeleteJob]).collect()
@@ -86,6 +92,9 @@ pub(crate) fn counted(
     waited: u64,
     now: Time,
 ) -> Next {
+    if facts.plan.alone() {
+        return facts.finalizing(SwitchStep::Remove(commit, Evidence::default()));
+    }
     // What still trails cut B into S1 is looked for before S1 is removed.
     let lingers = facts.taken.cuts.is_some_and(|cuts| now.since(cuts.b) < settings.linger_ms);
     if lingers {
@@ -114,7 +123,7 @@ pub(crate) fn removed(
     let plan = facts.plan;
     let bindings = seen.broker.as_ref().and_then(|broker| broker.bindings.as_ref());
     let whole = bindings.is_some_and(|now| plan.origin().bindings.iter().all(|b| now.contains(b)));
-    if !whole {
+    if !whole && !plan.alone() {
         return Next::Wait(POLL, format!("the bindings of queue {}", plan.names.primary));
     }
     Next::go(Phase::Completed {

@@ -29,6 +29,8 @@ pub enum ReplayMode {
     Drain,
     /// The source waits; nothing is replayed.
     Park,
+    /// There is no queue, and nothing to hand over: nobody asks for it by name.
+    Alone,
 }
 
 /// What happens to the identity of a `StatefulSet`'s pod.

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::phase::{Attempt, CutStep, ParkStep, Phase, RestoreStep, SwitchStep, Undo};
+use crate::phase::{AloneStep, Attempt, CutStep, ParkStep, Phase, RestoreStep, SwitchStep, Undo};
 
 macro_rules! steps {
     ($($(#[$doc:meta])+ $step:ident = $name:literal,)+) => {
@@ -67,6 +67,10 @@ steps! {
     ParkFreeze = "checkpointing/park-freeze",
     /// [`ParkStep::Leave`].
     ParkLeave = "checkpointing/park-leave",
+    /// [`AloneStep::Pull`].
+    AlonePull = "checkpointing/alone-pull",
+    /// [`AloneStep::Freeze`].
+    AloneFreeze = "checkpointing/alone-freeze",
     /// [`Phase::Transferring`].
     Transferring = "transferring",
     /// [`RestoreStep::Order`].
@@ -207,6 +211,8 @@ fn cut(step: &CutStep) -> Step {
         CutStep::Park(ParkStep::Stop) => Step::ParkStop,
         CutStep::Park(ParkStep::Freeze { .. }) => Step::ParkFreeze,
         CutStep::Park(ParkStep::Leave { .. }) => Step::ParkLeave,
+        CutStep::Alone(AloneStep::Pull) => Step::AlonePull,
+        CutStep::Alone(AloneStep::Freeze) => Step::AloneFreeze,
     }
 }
 

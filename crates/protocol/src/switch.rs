@@ -83,7 +83,8 @@ pub(crate) fn restore_effects(plan: &Plan, step: RestoreStep) -> Vec<Effect> {
         // switch is noticed by the kubelet up to two seconds later.
         RestoreStep::Beside => vec![Effect::CreateTarget, Effect::OpenGate],
         // From here on no fresh pod may come, whoever deletes the one that is there.
-        RestoreStep::Pull => vec![Effect::Hold, Effect::PullCheckpoint],
+        // Both take their time, and the node need not wait for the API server.
+        RestoreStep::Pull => vec![Effect::PullCheckpoint, Effect::Hold],
         RestoreStep::Vacate => vec![Effect::Hold, Effect::Vacate],
         RestoreStep::MakeRoom => vec![Effect::Hold, Effect::MakeRoom],
         RestoreStep::Order => lay_out_order(plan),
@@ -102,6 +103,9 @@ pub(crate) fn restore_effects(plan: &Plan, step: RestoreStep) -> Vec<Effect> {
 }
 
 fn lay_out_order(plan: &Plan) -> Vec<Effect> {
+    if plan.alone() {
+        return Vec::new();
+    }
     let mut effects = vec![Effect::Topology(Topology::DeclareControlQueue {
         name: control_queue(&plan.target_pod),
         like: control_queue(&plan.source_pod),
@@ -265,7 +269,7 @@ fn stalled(
 pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
     match step {
         SwitchStep::Hand => vec![end_replay(plan)],
-        SwitchStep::Open(Some(_)) if handed(plan) => {
+        SwitchStep::Open(Some(_)) if handed(plan) || plan.alone() => {
             vec![Effect::Announce, Effect::OpenGate]
         }
         SwitchStep::Open(_) => vec![end_replay(plan), Effect::Announce, Effect::OpenGate],

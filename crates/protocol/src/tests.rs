@@ -20,6 +20,7 @@ use crate::phase::{
 use crate::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 use crate::time::Time;
 
+mod alone;
 mod asked;
 mod gates;
 mod hop;
@@ -78,6 +79,7 @@ fn pod(uid: &str, node: &str, container: &str) -> Pod {
         problems: Vec::new(),
         remembers: false,
         has_left: false,
+        liveness: None,
         before: None,
         waiting: None,
         ours: false,
@@ -111,6 +113,7 @@ fn survey() -> Survey {
             exclusive: false,
             connection: "c".into(),
             peer: "10.0.1.5".into(),
+            heartbeat_s: Some(60),
         }],
         totals: Totals { routed: 100, acknowledged: 97, redelivered: 1 },
         service_rate: None,
@@ -135,6 +138,7 @@ fn preflight() -> Observation {
             rollout: Some(Rollout { replicas: 1, paused: false, complete: true }),
             claims: Some(Vec::new()),
             copy: Some(Ok(())),
+            memory_bytes: None,
             unready_siblings: 0,
         }),
         broker: Some(BrokerView {
@@ -162,6 +166,7 @@ fn everything(phase: &Phase) -> Observation {
         park: consumed,
         park2: consumed,
         target_control: empty,
+        consumers: Some(survey().consumers),
         primary_quiet: Some(Emptiness::Proved),
         primary_empty: Some(Emptiness::Proved),
         s1_empty: Some(Emptiness::Proved),

@@ -10,7 +10,7 @@ impl Step {
     pub const fn next(self) -> &'static [Step] {
         use Step as S;
         match self {
-            S::Pending => &[S::Install, S::ParkDeclare, S::Failed],
+            S::Pending => &[S::Install, S::ParkDeclare, S::AlonePull, S::Failed],
             S::Install => &[S::CutA, S::UndoTarget],
             S::CutA | S::Return => &[S::Divert, S::UndoTarget],
             S::Divert => &[S::Empty, S::UndoTarget],
@@ -19,10 +19,11 @@ impl Step {
             S::Drain => &[S::Quiesce, S::UndoTarget],
             S::Quiesce => &[S::Recall, S::Freeze, S::UndoTarget],
             S::Freeze => &[S::Recall, S::Continue, S::UndoTarget],
-            S::Continue | S::ParkLeave => &[S::Transferring, S::UndoTarget],
+            S::Continue | S::ParkLeave | S::AloneFreeze => &[S::Transferring, S::UndoTarget],
             S::ParkDeclare => &[S::ParkStop, S::UndoTarget],
             S::ParkStop => &[S::ParkFreeze, S::UndoTarget],
             S::ParkFreeze => &[S::ParkLeave, S::UndoTarget],
+            S::AlonePull => &[S::AloneFreeze, S::UndoTarget],
             S::Transferring => &[S::Order, S::Pull, S::UndoTarget],
             S::Pull => &[S::Vacate, S::MakeRoom, S::HopPrepare, S::UndoTarget],
             S::MakeRoom => &[S::HopPrepare, S::UndoTarget],

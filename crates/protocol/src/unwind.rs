@@ -246,7 +246,7 @@ fn parked(
     waited: u64,
 ) -> Next {
     let back = idle(broker.park) && idle(broker.park2);
-    let there = broker.primary.is_some_and(|counts| counts.consumers >= way.plan.consumers);
+    let there = broker.consumed_by(way.plan, source(way.plan, seen));
     if lost(way.plan, seen) {
         return way.to(Undo::Heir(Box::new(Undo::Return)));
     }
@@ -422,5 +422,5 @@ fn side(reached: Reached, broker: &BrokerView) -> Option<Counts> {
 
 fn whole(plan: &Plan, broker: &BrokerView) -> bool {
     let now = broker.bindings.as_ref();
-    now.is_some_and(|now| plan.bindings.iter().all(|binding| now.contains(binding)))
+    plan.alone() || now.is_some_and(|now| plan.bindings.iter().all(|binding| now.contains(binding)))
 }

@@ -108,6 +108,7 @@ impl Pod {
             problems: Vec::new(),
             remembers,
             has_left: false,
+            liveness: None,
             before: None,
             waiting: None,
             ours: self.ours,

@@ -122,6 +122,24 @@ pub const WORLD_FAULTS: [WorldFault; 22] = [
     WorldFault::Delete,
 ];
 
+impl WorldFault {
+    /// Where there is no broker, nothing of it happens.
+    pub fn is_at_broker(self) -> bool {
+        matches!(
+            self,
+            WorldFault::BrokerRestarts
+                | WorldFault::ApplicationsCutOff
+                | WorldFault::Flood
+                | WorldFault::Intruder
+                | WorldFault::Alarm
+                | WorldFault::SessionLost
+                | WorldFault::SecondMigration
+                | WorldFault::QueuesBlind
+                | WorldFault::Transaction
+        )
+    }
+}
+
 /// One fault, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -143,7 +161,8 @@ pub struct Scenario {
     pub owner: OwnerKind,
     /// A StatefulSet's pod moves in two hops and keeps its name; otherwise the strategy is Sequential.
     pub swap: IdentitySwap,
-    /// The mode asked for.
+    /// The mode asked for; [`ReplayMode::Alone`]: there is no queue, and who would publish asks the
+    /// application itself.
     pub mode: Option<ReplayMode>,
     /// How many publishers.
     pub publishers: u8,
@@ -179,16 +198,7 @@ impl Scenario {
     /// The scenario that follows from `seed`, with up to three faults.
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let mut scenario = Self::quiet(&mut rng, seed);
-        if scenario.owner == OwnerKind::StatefulSet && scenario.mode != Some(ReplayMode::Park) {
-            let swaps = [IdentitySwap::None, IdentitySwap::ExchangeFence, IdentitySwap::Cutoff];
-            scenario.swap = swaps[rng.usize(..swaps.len())];
-        }
-        if scenario.swap != IdentitySwap::None && scenario.quorum {
-            // It would look like two consumers each time it takes over, and a second hop that can't
-            // be given up would be begun for ever.
-            scenario.habits.late_acks = 0;
-        }
+        let mut scenario = Self::quiet(&mut rng, seed).swapped(&mut rng);
         scenario = match rng.u8(..100) {
             0 | 1 => scenario.slow(2),
             2 => {
@@ -211,16 +221,32 @@ impl Scenario {
         scenario
     }
 
+    /// The same, in two hops if it can be and chance wants it.
+    pub(crate) fn swapped(mut self, rng: &mut Rng) -> Self {
+        let swaps = !matches!(self.mode, Some(ReplayMode::Park | ReplayMode::Alone));
+        if self.owner == OwnerKind::StatefulSet && swaps {
+            let swaps = [IdentitySwap::None, IdentitySwap::ExchangeFence, IdentitySwap::Cutoff];
+            self.swap = swaps[rng.usize(..swaps.len())];
+        }
+        if self.swap != IdentitySwap::None && self.quorum {
+            // It would look like two consumers each time it takes over, and a second hop that can't
+            // be given up would be begun for ever.
+            self.habits.late_acks = 0;
+        }
+        self
+    }
+
     /// One scenario of each kind: owners, modes, queue types and habits, without a fault.
     pub fn kinds() -> Vec<Self> {
         let mut kinds = Vec::new();
         let replay = [Some(ReplayMode::Cutoff), Some(ReplayMode::Drain)];
         let park = [Some(ReplayMode::Park)];
+        let alone = [Some(ReplayMode::Alone)];
         for (owner, modes) in [
             (OwnerKind::Bare, [&replay[..], &park].concat()),
             (OwnerKind::Deployment, [&replay[..], &park].concat()),
             (OwnerKind::Shrinking, [&replay[..1], &park].concat()),
-            (OwnerKind::StatefulSet, [&replay[..], &park].concat()),
+            (OwnerKind::StatefulSet, [&replay[..], &park, &alone].concat()),
         ] {
             for (index, mode) in modes.into_iter().enumerate() {
                 let mut rng = Rng::with_seed(index as u64);
@@ -258,8 +284,13 @@ impl Scenario {
         ]
     }
 
+    /// Whether there is no queue.
+    pub fn alone(&self) -> bool {
+        self.mode == Some(ReplayMode::Alone)
+    }
+
     /// Two hops take twice as long.
-    fn hops(&self) -> u32 {
+    pub(crate) fn hops(&self) -> u32 {
         if self.swap == IdentitySwap::None { 1 } else { 2 }
     }
 
@@ -304,13 +335,14 @@ impl Scenario {
             0 | 1 if remembers => Some(ReplayMode::Park),
             2 => Some(ReplayMode::Drain),
             3 => None,
+            4 | 5 if owner == OwnerKind::StatefulSet => Some(ReplayMode::Alone),
             _ => Some(ReplayMode::Cutoff),
         };
         let publishers = rng.u8(1..=3);
         let service = rng.u64(..=4);
         let burst = if rng.u8(..6) == 0 { rng.u64(2..=3) } else { 1 };
         let rarely = |rng: &mut Rng, yes: u64, no: u64| if rng.u8(..6) == 0 { yes } else { no };
-        Self {
+        let scenario = Self {
             seed,
             owner,
             swap: IdentitySwap::None,
@@ -337,6 +369,9 @@ impl Scenario {
             transfer: rng.u64(20..200),
             start: rng.u64(20..150),
             faults: Vec::new(),
-        }
+        };
+        // Whoever is asked owes nobody an acknowledgement.
+        let late_acks = if scenario.alone() { 0 } else { scenario.habits.late_acks };
+        Self { habits: Habits { late_acks, ..scenario.habits }, ..scenario }
     }
 }

@@ -17,11 +17,12 @@ pub mod plan;
 mod stage;
 pub mod verdict;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shadow_broker::memory::MemoryConnector;
+use shadow_broker::memory::{self, Call, MemoryConnector};
 use shadow_operator::settings::Options;
 use shadow_operator::{Outside, clock};
 use shadow_protocol::phase::State;
@@ -30,7 +31,7 @@ use shadow_protocol::time::Time;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::kube::{Config, Kube};
+use crate::kube::{Config, Kube, NoFaults};
 use crate::log::Log;
 use applications::Applications;
 use plan::Plan;
@@ -54,6 +55,8 @@ pub struct Shop {
     pub applications: Applications,
     /// The pod that is to move.
     pub source: String,
+    /// Its UID.
+    source_uid: Value,
     plan: Arc<Plan>,
     notes: Arc<Mutex<Notes>>,
 }
@@ -64,6 +67,8 @@ struct Notes {
     log: Log,
     excuses: verdict::Excuses,
     violations: Vec<String>,
+    /// When pods have died by a fault.
+    died: BTreeMap<String, Time>,
     /// Until then a webhook that everybody must ask does not answer.
     silent_until: u64,
 }
@@ -95,13 +100,16 @@ impl Shop {
         let applications = Applications::new(&plan.scenario);
         let mut config = Config { seed: plan.scenario.seed, ..Config::default() };
         config.kubelet.start = Duration::from_millis(plan.scenario.start);
+        config.reaction = Duration::from_millis(plan.reaction);
         let kube = Kube::new(config, Box::new(applications.clone()));
         let controllers = kube.clone();
         tokio::spawn(async move { controllers.run().await });
         let source = stage::set_up(&kube, &plan.scenario).await;
+        let found = kube.get("pods", NAMESPACE, &source);
+        let source_uid = found.map(|pod| pod["metadata"]["uid"].clone()).unwrap_or_default();
         applications.begun().await;
         let notes = Arc::new(Mutex::new(Notes { log, ..Notes::default() }));
-        Self { kube, applications, source, plan: Arc::new(plan.clone()), notes }
+        Self { kube, applications, source, source_uid, plan: Arc::new(plan.clone()), notes }
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
@@ -173,7 +181,15 @@ impl Shop {
         let at = clock::now().since(START);
         self.rest().await;
         operator.abort();
+        self.let_go();
         Verdict::of(&self, at)
+    }
+
+    /// Who decides about requests and calls holds the shop, and the shop them: neither would ever be
+    /// freed.
+    fn let_go(&self) {
+        self.kube.set_faults(Box::new(NoFaults));
+        self.applications.broker.set_hook(Arc::new(|_: &Call<'_>| memory::Fault::Pass));
     }
 
     /// Until every migration has come to its end.
@@ -182,8 +198,12 @@ impl Shop {
         let mut step = None;
         loop {
             changes.borrow_and_update();
-            let now = self.state("move").map(|state| state.phase.step());
+            let state = self.state("move");
+            let now = state.as_ref().map(|state| state.phase.step());
             if now != step {
+                if let Some(state) = &state {
+                    self.switches(state);
+                }
                 self.note(|| format!("=> {now:?}"));
                 step = now;
             }

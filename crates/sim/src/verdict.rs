@@ -237,7 +237,8 @@ fn lost_or_worse(world: &World, phase: Option<&Phase>) -> Vec<String> {
     }
     // What the broker forgot with a restart, before anybody had it confirmed, is nobody's.
     let lost = missing(&ledger, &world.published).without(&world.unconfirmed).count();
-    if lost > 0 {
+    let survivor = world.pods.iter().position(|pod| pod.alive() && pod.name == name);
+    if lost > survivor.map_or(0, |pod| world.unreplayed(pod)) {
         found.push(format!("{lost} {LOST} {name}: {ledger:?}"));
     }
     // A fresh process wakes before it is told where the rest is, and messages that were moved by

@@ -1,6 +1,7 @@
 //! The world: everything there is, and the clock that moves it. The same scenario always gives the
 //! same run.
 
+mod alone;
 mod cluster;
 mod effects;
 pub(crate) mod faults;
@@ -159,6 +160,8 @@ pub struct World {
     admission_silent_until: u64,
     /// What the process that died had acknowledged; its successor begins there.
     pub(crate) base: Ledger,
+    /// How much the source knew when it ended, where nobody replays it.
+    last_words: u64,
     /// The state that was to survive died by a fault: a fresh process goes on.
     pub(crate) bereaved: bool,
     /// It died after the commit point: as without a migration.
@@ -262,6 +265,7 @@ impl World {
             restore_fails: false,
             admission_silent_until: 0,
             base: Ledger::new(vec![0; publishers]),
+            last_words: 0,
             bereaved: false,
             forgiven: false,
             flooded: false,
@@ -305,7 +309,9 @@ impl World {
         if let Err(refusal) = set_up(&mut self.broker, self.scenario.quorum) {
             self.violations.push(format!("setting up: {refusal}"));
         }
-        self.pile_up();
+        if !self.scenario.alone() {
+            self.pile_up();
+        }
     }
 
     /// Runs to the end.

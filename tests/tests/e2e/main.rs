@@ -6,6 +6,7 @@ mod admission;
 mod crashes;
 mod deployments;
 mod moves;
+mod queueless;
 mod refusals;
 mod runtime;
 mod sets;

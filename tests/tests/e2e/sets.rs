@@ -4,6 +4,7 @@ use anyhow::{Context, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
+use shadow_api::StatefulMigration;
 use shadow_e2e::cluster::Cluster;
 use shadow_e2e::migrate::phase;
 use shadow_e2e::scenario::Move;
@@ -13,12 +14,17 @@ use shadow_e2e::{in_lab, scenario};
 use crate::{alone, assert_nothing_left, deployed, message};
 
 /// The set has its pod on the node it was moved to, of the revision that it had.
-async fn assert_of_the_set(cluster: &Cluster, moved: &Move, revision: &str) -> anyhow::Result<()> {
-    let status = moved.object.status.as_ref().context("a status")?;
+pub async fn assert_of_the_set(
+    cluster: &Cluster,
+    object: &StatefulMigration,
+    revision: &str,
+) -> anyhow::Result<()> {
+    let status = object.status.as_ref().context("a status")?;
     let name = status.target_pod.as_deref().context("a target pod")?;
     let pod = cluster.pods().get(name).await?;
     let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
-    ensure!(node == Some(&moved.nodes.1), "{name} is on {node:?}");
+    let wanted = object.spec.target_node.as_deref();
+    ensure!(node.is_some() && node == wanted, "{name} is on {node:?}");
     let owner = pod.owner_references().first().context("the moved pod has an owner")?;
     ensure!(owner.kind == "StatefulSet" && owner.controller == Some(true), "owned by {owner:?}");
     ensure!(update_revision(cluster).await? == revision, "no rollout happened");
@@ -27,7 +33,7 @@ async fn assert_of_the_set(cluster: &Cluster, moved: &Move, revision: &str) -> a
     Ok(())
 }
 
-async fn update_revision(cluster: &Cluster) -> anyhow::Result<String> {
+pub async fn update_revision(cluster: &Cluster) -> anyhow::Result<String> {
     let sets: Api<StatefulSet> = Api::default_namespaced(cluster.client.clone());
     let status = sets.get("consumer").await?.status.context("a status")?;
     ensure!(status.current_revision == status.update_revision, "{status:?}");
@@ -66,7 +72,7 @@ fn a_stateful_sets_only_pod_moves_back_and_forth() -> anyhow::Result<()> {
             let done = moved_as(&cluster, "consumer-0", asked).await?;
             let status = done.object.status.as_ref().context("a status")?;
             ensure!(status.strategy.as_deref() == Some("Sequential"), "{:?}", status.strategy);
-            assert_of_the_set(&cluster, &done, &revision).await?;
+            assert_of_the_set(&cluster, &done.object, &revision).await?;
             assert_nothing_left(&cluster).await?;
             last = Some(done);
         }
@@ -87,7 +93,7 @@ fn any_ordinal_moves_and_the_others_are_not_touched() -> anyhow::Result<()> {
             let before = cluster.pods_of("consumer").await?;
             let asked = json!({ "migrationStrategy": "Sequential" });
             let done = moved_as(&cluster, pod, asked).await?;
-            assert_of_the_set(&cluster, &done, &revision).await?;
+            assert_of_the_set(&cluster, &done.object, &revision).await?;
             assert_nothing_left(&cluster).await?;
             scenario::others_untouched(&cluster, &before, pod).await?;
             last = Some(done);
@@ -108,7 +114,7 @@ fn a_swap_of_identities_has_no_downtime() -> anyhow::Result<()> {
             let asked = json!({ "migrationStrategy": "ShadowPod", "identitySwapMode": swap });
             let done = moved_as(&cluster, "consumer-0", asked).await?;
             println!("{swap}: {:?}", done.object.status.as_ref().map(|s| &s.phase_timings));
-            assert_of_the_set(&cluster, &done, &revision).await?;
+            assert_of_the_set(&cluster, &done.object, &revision).await?;
             assert_nothing_left(&cluster).await?;
             last = Some(done);
         }
@@ -157,7 +163,7 @@ fn in_mode_park_a_sets_pod_keeps_its_name_too() -> anyhow::Result<()> {
         let cluster = deployed(&workload).await?;
         let revision = update_revision(&cluster).await?;
         let done = moved_as(&cluster, "consumer-0", sequential("Park")).await?;
-        assert_of_the_set(&cluster, &done, &revision).await?;
+        assert_of_the_set(&cluster, &done.object, &revision).await?;
         assert_nothing_left(&cluster).await?;
         assert_settled(&cluster, &done).await
     })

@@ -6,8 +6,8 @@ use shadow_protocol::broker::{Binding, Totals};
 use shadow_protocol::names::Names;
 use shadow_protocol::observation::{Archive, Owner};
 use shadow_protocol::phase::{
-    Attempt, Base, Commit, CutStep, Cuts, Evidence, Failure, Hop, Image, Incarnation, ParkStep,
-    Phase, PhaseName, Pin, Plan, Progress, Reached, RestoreStep, SwitchStep, Taken, Undo,
+    AloneStep, Attempt, Base, Commit, CutStep, Cuts, Evidence, Failure, Hop, Image, Incarnation,
+    ParkStep, Phase, PhaseName, Pin, Plan, Progress, Reached, RestoreStep, SwitchStep, Taken, Undo,
 };
 use shadow_protocol::spec::{ReplayMode, Strategy};
 use shadow_protocol::step::Step;
@@ -98,6 +98,8 @@ impl Sample {
             Step::ParkLeave => {
                 cut(CutStep::Park(ParkStep::Leave { parked: ZERO, archive: archive() }))
             }
+            Step::AlonePull => cut(CutStep::Alone(AloneStep::Pull)),
+            Step::AloneFreeze => cut(CutStep::Alone(AloneStep::Freeze)),
             Step::Transferring => Phase::Transferring { plan, taken },
             Step::Order => restore(RestoreStep::Order),
             Step::Beside => restore(RestoreStep::Beside),
@@ -160,8 +162,8 @@ impl Sample {
     }
 
     fn taken(&self) -> Taken {
-        let cuts = (self.plan.mode != ReplayMode::Park).then_some(CUTS);
-        Taken { cuts, archive: archive(), pause_ms: 0 }
+        let cut = !matches!(self.plan.mode, ReplayMode::Park | ReplayMode::Alone);
+        Taken { cuts: cut.then_some(CUTS), whole_until: None, archive: archive(), pause_ms: 0 }
     }
 }
 

@@ -19,6 +19,7 @@ enum Way {
     Replay,
     Park,
     Sequential,
+    Alone,
     Hop,
     Back,
 }
@@ -50,19 +51,20 @@ fn ways(step: Step) -> &'static [Way] {
         | Step::Hand
         | Step::OverlapCommitted
         | Step::ReplaceCommitted => &[Way::Park],
-        Step::Order | Step::Beside | Step::Transferring => &[Way::Replay, Way::Park],
-        Step::Pull => &[Way::Sequential, Way::Hop],
-        Step::Vacate | Step::Prepare | Step::Admit | Step::Retry | Step::ReplayingCommitted => {
-            &[Way::Sequential]
-        }
+        Step::Order | Step::Beside => &[Way::Replay, Way::Park],
+        Step::AlonePull | Step::AloneFreeze => &[Way::Alone],
+        Step::Transferring => &[Way::Replay, Way::Park, Way::Alone],
+        Step::Pull => &[Way::Sequential, Way::Alone, Way::Hop],
+        Step::Vacate | Step::Prepare | Step::Admit | Step::Retry => &[Way::Sequential, Way::Alone],
+        Step::ReplayingCommitted => &[Way::Sequential],
         Step::MakeRoom
         | Step::HopPrepare
         | Step::HopAdmit
         | Step::HopRetry
         | Step::Hop
         | Step::HopAgain => &[Way::Hop],
-        Step::OpenCommitted => &[Way::Park, Way::Sequential],
-        Step::Retire | Step::Remove => &[Way::Replay, Way::Park, Way::Sequential],
+        Step::OpenCommitted => &[Way::Park, Way::Sequential, Way::Alone],
+        Step::Retire | Step::Remove => &[Way::Replay, Way::Park, Way::Sequential, Way::Alone],
         Step::UndoTarget
         | Step::UndoClear
         | Step::UndoWorkOff
@@ -153,6 +155,7 @@ pub fn steps() -> anyhow::Result<Vec<(&'static str, String)>> {
         ])
     };
     let sequential = [("", Sample::new(ReplayMode::Cutoff, Strategy::Sequential, set())?)];
+    let alone = [("", Sample::new(ReplayMode::Alone, Strategy::Sequential, set())?)];
     let [_, mut before, mut after, _] = beside(ReplayMode::Cutoff)?;
     (before.0, before.1.reached) = ("before cut B", Reached::CutA);
     (after.0, after.1.reached) = ("after cut B", Reached::CutB);
@@ -160,6 +163,7 @@ pub fn steps() -> anyhow::Result<Vec<(&'static str, String)>> {
         ("replay", table(Way::Replay, &beside(ReplayMode::Cutoff)?)),
         ("park", table(Way::Park, &beside(ReplayMode::Park)?)),
         ("sequential", table(Way::Sequential, &sequential)),
+        ("alone", table(Way::Alone, &alone)),
         ("hop", table(Way::Hop, &[("", Sample::second()?)])),
         ("back", table(Way::Back, &[before, after])),
     ])
@@ -249,6 +253,7 @@ mod tests {
                     &[Way::Replay, Way::Hop]
                 }
                 (OwnerKind::StatefulSet, Some(ReplayMode::Park)) => &[Way::Park, Way::Sequential],
+                (OwnerKind::StatefulSet, Some(ReplayMode::Alone)) => &[Way::Alone],
                 (OwnerKind::StatefulSet, _) => &[Way::Replay, Way::Sequential],
                 (_, Some(ReplayMode::Park)) => &[Way::Park],
                 _ => &[Way::Replay],

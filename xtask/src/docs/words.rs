@@ -26,7 +26,7 @@ pub fn effects(effects: &[Effect]) -> String {
 fn effect_words(effect: &Effect) -> (String, String) {
     let whole = |words: &str| (words.to_owned(), String::new());
     match effect {
-        Effect::Lock => whole("lock `Q`"),
+        Effect::Lock => whole("take the lock"),
         Effect::Topology(change) => topology(change),
         Effect::Order(Order { pod, control: Control::StartReplay { queue, .. } }) => {
             (format!("`START_REPLAY`{{{queue}}} to {pod}"), String::new())
@@ -109,6 +109,7 @@ pub fn interest(interest: Interest) -> String {
         park,
         park2,
         target_control,
+        consumers,
         primary_quiet,
         primary_empty,
         s1_empty,
@@ -129,6 +130,7 @@ pub fn interest(interest: Interest) -> String {
         (park2, "park.2"),
         (target_control, "the target's control queue"),
         (bindings, "bindings of `Q`"),
+        (consumers, "who consumes `Q`"),
         (primary_quiet, "proof: nothing of `Q` unacknowledged"),
         (primary_empty, "proof: `Q` empty"),
         (s1_empty, "proof: S1 empty"),

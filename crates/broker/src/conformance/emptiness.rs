@@ -16,6 +16,8 @@ pub(super) fn cases() -> Vec<Case> {
         Case { name: "emptiness_quorum", run: |s| emptiness(s, QueueType::Quorum).boxed() },
         Case { name: "quiet_classic", run: |s| quiet(s, QueueType::Classic).boxed() },
         Case { name: "quiet_quorum", run: |s| quiet(s, QueueType::Quorum).boxed() },
+        Case { name: "quiet_beside_classic", run: |s| beside(s, QueueType::Classic).boxed() },
+        Case { name: "quiet_beside_quorum", run: |s| beside(s, QueueType::Quorum).boxed() },
     ]
 }
 
@@ -80,7 +82,7 @@ async fn quiet(stage: Stage, kind: QueueType) -> Outcome {
         publisher.publish(&payload(1, sequence)).await?;
     }
     let loud = async || {
-        let quiet = session.quiet(&queue).await?;
+        let quiet = session.quiet(&queue, 0).await?;
         ensure(quiet == Emptiness::Unproved, || "proved though a message is held".to_owned())
     };
     let mut delays = Vec::new();
@@ -99,12 +101,53 @@ async fn quiet(stage: Stage, kind: QueueType) -> Outcome {
             consumer.ack(tag, false).await?;
         }
         let acknowledged = Instant::now();
-        let proved = async || Ok(session.quiet(&queue).await? == Emptiness::Proved);
+        let proved = async || Ok(session.quiet(&queue, 0).await? == Emptiness::Proved);
         eventually("nothing is held", proved).await?;
         delays.push(acknowledged.elapsed());
         let left = session.counts(&queue).await?.map(|counts| counts.ready);
         ensure(left == Some(BACKLOG - round * HELD), || format!("{left:?} messages wait"))?;
         consumer.close().await;
+    }
+    session.close().await;
+    stage.rig.remove(&[&queue], &[]).await?;
+    Ok(format!("{} proofs, {} after the last acknowledgement", delays.len(), spread(delays)))
+}
+
+/// A consumer leaves a queue that another one goes on consuming: the same, and its address is not among
+/// the consumers' any more.
+async fn beside(stage: Stage, kind: QueueType) -> Outcome {
+    const HELD: u16 = 5;
+    const ROUNDS: u32 = 4;
+    let queue = stage.name("queue");
+    stage.rig.remove(&[&queue], &[]).await?;
+    stage.rig.declare_queue(&queue, &kind).await?;
+    let session = stage.session("beside").await?;
+    let mut publisher = stage.rig.publisher("", &queue, true).await?;
+    let mut delays = Vec::new();
+    for _ in 0..ROUNDS {
+        for sequence in 1..=u64::from(HELD) {
+            publisher.publish(&payload(1, sequence)).await?;
+        }
+        let mut leaving = stage.rig.consumer(&queue, HELD).await?;
+        let mut tags = Vec::new();
+        while tags.len() < usize::from(HELD) {
+            let next = tokio::time::timeout(PATIENCE, leaving.next()).await??;
+            tags.extend(next.map(|message| message.tag));
+        }
+        let mut stays = stage.rig.consumer(&queue, 1).await?;
+        leaving.cancel().await?;
+        let quiet = async || Ok(session.quiet(&queue, 1).await? == Emptiness::Proved);
+        for tag in tags {
+            ensure(!quiet().await?, || "proved though a message is held".to_owned())?;
+            leaving.ack(tag, false).await?;
+        }
+        let acknowledged = Instant::now();
+        eventually("nothing is held by who has left", quiet).await?;
+        delays.push(acknowledged.elapsed());
+        let alone = async || Ok(session.consumers(&queue).await?.len() == 1);
+        eventually("one consumer is named", alone).await?;
+        leaving.close().await;
+        stays.close().await;
     }
     session.close().await;
     stage.rig.remove(&[&queue], &[]).await?;

@@ -43,18 +43,19 @@ impl Proofs {
     }
 }
 
-/// The broker's word that nothing of a queue is unacknowledged.
+/// The broker's word that nothing of a queue is unacknowledged by who has left it to those that `stay`.
 pub fn quiet<M: Content>(
     core: &mut Broker<M>,
     client: ConnectionId,
     queue: &str,
+    stay: u32,
 ) -> Result<Emptiness, Obstacle> {
     let (kind, _, unacknowledged) = inside(core, queue)?;
     Ok(verdict(match kind {
         Kind::Classic => unacknowledged == 0,
         Kind::Quorum => {
             !core.blind(queue)
-                && count(core, client, queue)?.is_some_and(|counts| counts.consumers == 0)
+                && count(core, client, queue)?.is_some_and(|counts| counts.consumers == stay)
         }
     }))
 }

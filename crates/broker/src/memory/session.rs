@@ -286,9 +286,10 @@ impl<M: Wire> Session for MemorySession<M> {
         self.call(Operation::Emptiness(queue), prove).await
     }
 
-    async fn quiet(&self, queue: &str) -> Result<Emptiness, Error> {
-        let prove =
-            |core: &mut Broker<M>| self.prove(queue, proofs::quiet(core, self.topology, queue));
+    async fn quiet(&self, queue: &str, stay: u32) -> Result<Emptiness, Error> {
+        let prove = |core: &mut Broker<M>| {
+            self.prove(queue, proofs::quiet(core, self.topology, queue, stay))
+        };
         self.call(Operation::Quiet(queue), prove).await
     }
 

@@ -74,6 +74,7 @@ pub fn consumers<M: Content>(core: &Broker<M>, queue: &str) -> Vec<Consumer> {
             exclusive: false,
             connection: connection_name(peer, connection),
             peer: peer.to_owned(),
+            heartbeat_s: None,
         })
     };
     core.consumers_of(queue).map(|view| (view.id, view.connection)).filter_map(described).collect()

@@ -74,11 +74,11 @@ impl RabbitSession {
         }
     }
 
-    pub(super) async fn prove_quiet(&self, queue: &str) -> Result<Emptiness, Error> {
+    pub(super) async fn prove_quiet(&self, queue: &str, stay: u32) -> Result<Emptiness, Error> {
         let live = self.live(queue).await?;
         let quiet = match live.kind {
             Some(QueueType::Classic) => matches!(live.classic(), Some((_, 0))),
-            Some(QueueType::Quorum) => self.deserted(queue, live.leader.as_deref()).await?,
+            Some(QueueType::Quorum) => self.left_to(stay, queue, live.leader.as_deref()).await?,
             _ => false,
         };
         Ok(if quiet { Emptiness::Proved } else { Emptiness::Unproved })
@@ -92,11 +92,12 @@ impl RabbitSession {
         })
     }
 
-    /// Proof 2 for a queue in which messages may wait: nobody consumes it, so nobody holds any.
-    async fn deserted(&self, queue: &str, leader: Option<&str>) -> Result<bool, Error> {
+    /// Proof 2 for a queue in which messages may wait: only those consume it that `stay`, so nobody else
+    /// holds any.
+    async fn left_to(&self, stay: u32, queue: &str, leader: Option<&str>) -> Result<bool, Error> {
         let before = self.term(queue, leader).await?;
         let (counts, took) = self.look(queue).await?;
-        if counts.is_none_or(|counts| counts.consumers > 0) || took >= BELIEVABLE {
+        if counts.is_none_or(|counts| counts.consumers != stay) || took >= BELIEVABLE {
             return Ok(false);
         }
         Ok(before.is_some() && self.term(queue, leader).await? == before)

@@ -216,8 +216,8 @@ impl Session for RabbitSession {
         self.prove_empty(queue).await
     }
 
-    async fn quiet(&self, queue: &str) -> Result<Emptiness, Error> {
-        self.prove_quiet(queue).await
+    async fn quiet(&self, queue: &str, stay: u32) -> Result<Emptiness, Error> {
+        self.prove_quiet(queue, stay).await
     }
 
     async fn close(&self) {

@@ -117,7 +117,10 @@ impl RabbitSession {
             self.alarms(),
         )?;
         let described = self.described(primary).await?;
-        let consumers = described.as_ref().map(Described::consumers).unwrap_or_default();
+        let mut consumers = described.as_ref().map(Described::consumers).unwrap_or_default();
+        for consumer in &mut consumers {
+            consumer.heartbeat_s = self.heartbeat(&consumer.connection).await?;
+        }
         let totals = described.as_ref().map(Described::totals).unwrap_or_default();
         let service_rate = described.as_ref().and_then(Described::service_rate);
         let queue = match described {
@@ -148,6 +151,15 @@ impl RabbitSession {
 
     pub(super) async fn queue_totals(&self, queue: &str) -> Result<Totals, Error> {
         Ok(self.described(queue).await?.as_ref().map(Described::totals).unwrap_or_default())
+    }
+
+    /// As negotiated by a connection, which may have gone meanwhile, or not be known yet.
+    async fn heartbeat(&self, connection: &str) -> Result<Option<u64>, Error> {
+        if connection.is_empty() {
+            return Ok(None);
+        }
+        let found: Option<Value> = self.management.get(&["connections", connection], "").await?;
+        Ok(found.and_then(|it| it.get("timeout").and_then(Value::as_u64)))
     }
 
     /// Counts that may decide over a deletion: a quorum queue that can't be asked answers 0/0, so
@@ -269,6 +281,7 @@ impl Described {
             exclusive: details.exclusive,
             connection: details.channel_details.connection.clone(),
             peer: details.channel_details.peer.clone(),
+            heartbeat_s: None,
         };
         self.consumer_details.iter().map(consumer).collect()
     }

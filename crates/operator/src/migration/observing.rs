@@ -138,17 +138,20 @@ impl Migration {
         Some(heir)
     }
 
-    /// The broker's part of the observation. Before the lock is held nothing is asked; a lost
-    /// connection is opened again and the present step begins anew.
+    /// The broker's part of the observation, with nothing in it where there is no queue. Before the
+    /// lock is held nothing is asked; a lost connection is opened again and the present step begins
+    /// anew.
     async fn look_at_broker(&mut self, spec: &Spec, state: &State) -> Option<BrokerView> {
-        let queue = spec.queue.as_ref()?;
         if state.phase.is_final() {
             return None;
         }
         if matches!(state.phase, Phase::Pending) && self.memory.acted.is_none() {
             return None;
         }
-        let found = self.ask_broker(spec, state, queue).await;
+        let found = match &spec.queue {
+            Some(queue) => self.ask_broker(spec, state, queue).await,
+            None => Ok(BrokerView::default()),
+        };
         match found {
             Ok(view) => {
                 if self.memory.acted.is_some() {

@@ -14,7 +14,7 @@ use crate::act::{exists, kube_trouble};
 use crate::observe::{self, chain};
 use crate::registry::Unusable;
 use crate::target_pod::{TargetPlan, target_pod};
-use crate::{pin, scale, secret, volumes};
+use crate::{pin, scale, secret, usage, volumes};
 
 /// The source as the API server has it, and in the protocol's terms.
 type Source<'a> = (&'a Pod, &'a observation::Pod);
@@ -37,6 +37,7 @@ impl Migration {
             rollout: None,
             claims: None,
             copy: None,
+            memory_bytes: None,
             unready_siblings: 0,
         };
         if plan.is_none()
@@ -77,6 +78,12 @@ impl Migration {
             found.set =
                 scale::pods_of_set(client, &pod.namespace().unwrap_or_default(), name).await?;
         }
+        if self.memory.usage.is_none() {
+            self.memory.usage = Some(usage::of(client, pod).await);
+        }
+        let container = spec.container.as_ref().or(seen.containers.first());
+        let usage = self.memory.usage.as_ref();
+        found.memory_bytes = usage.zip(container).and_then(|(usage, name)| usage.memory(name));
         if let Owner::Deployment { deployment, replica_set } = &seen.owner {
             let namespace = pod.namespace().unwrap_or_default();
             found.rollout = pin::rollout_of(client, &namespace, deployment, replica_set).await?;

@@ -2,8 +2,9 @@
 
 use super::{Checked, no, unknown};
 use crate::broker::{Binding, Consumer, Counts, Queue, QueueType, Survey};
+use crate::freeze;
 use crate::names::control_queue;
-use crate::observation::Pod;
+use crate::observation::{Pod, Preflight};
 use crate::spec::Spec;
 
 /// Queue arguments and policy keys under which a message can vanish or move while it waits.
@@ -153,13 +154,14 @@ fn sources(bindings: &[Binding]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-pub(super) fn consumers_allow(
+/// The queue's consumer that is the source's.
+pub(super) fn consumers_allow<'a>(
     spec: &Spec,
     queue: &str,
     pod: &Pod,
-    survey: &Survey,
+    survey: &'a Survey,
     counts: Counts,
-) -> Checked<()> {
+) -> Checked<&'a Consumer> {
     let name = &spec.source_pod;
     if counts.consumers == 0 {
         return no(
@@ -169,21 +171,14 @@ pub(super) fn consumers_allow(
             ),
         );
     }
-    if counts.consumers > 1 {
-        return no(
-            "SecondConsumer",
-            format!(
-                "queue {queue} has {} consumers; pod {name} must be the only one: stop the others while \
-                 it moves",
-                counts.consumers
-            ),
-        );
+    // The management API's list lags behind the queue's own count, and has a consumer before it has
+    // its channel.
+    let known = survey.consumers.iter().all(|consumer| !consumer.peer.is_empty());
+    if !known || survey.consumers.len() != counts.consumers as usize {
+        return unknown(format!("the broker's statistics to say who consumes queue {queue}"));
     }
-    // The management API's list lags behind the queue's own count.
-    let [consumer] = survey.consumers.as_slice() else {
-        return unknown(format!("the broker's statistics to show the consumer of queue {queue}"));
-    };
-    consumer_allows(queue, name, pod, consumer)?;
+    let consumer = sources_own(queue, name, pod, survey)?;
+    consumer_allows(queue, name, consumer)?;
     if !survey.control_queue {
         return no(
             "NoControlQueue",
@@ -194,10 +189,59 @@ pub(super) fn consumers_allow(
             ),
         );
     }
-    Ok(())
+    Ok(consumer)
 }
 
-fn consumer_allows(queue: &str, name: &str, pod: &Pod, consumer: &Consumer) -> Checked<()> {
+fn sources_own<'a>(
+    queue: &str,
+    name: &str,
+    pod: &Pod,
+    survey: &'a Survey,
+) -> Checked<&'a Consumer> {
+    let Some(ip) = pod.ip.as_deref() else {
+        return unknown(format!("pod {name} to have an address"));
+    };
+    let own: Vec<&Consumer> = survey.consumers.iter().filter(|it| it.is_at(ip)).collect();
+    match own.as_slice() {
+        [consumer] => Ok(consumer),
+        [] => {
+            let peers: Vec<&str> = survey.consumers.iter().map(Consumer::address).collect();
+            no(
+                "ForeignConsumer",
+                format!(
+                    "queue {queue} is consumed from {}, not from pod {name} at {ip}; name a pod \
+                     that consumes it",
+                    peers.join(", ")
+                ),
+            )
+        }
+        several => no(
+            "SecondConsumer",
+            format!(
+                "pod {name} consumes queue {queue} {} times at once, and it is not known which of \
+                 them obeys orders; let it consume the queue once",
+                several.len()
+            ),
+        ),
+    }
+}
+
+/// In mode `Replay` a second consumer would take messages that the copy needs.
+pub(super) fn only_consumer(spec: &Spec, queue: &str, counts: Counts) -> Checked<()> {
+    if counts.consumers == 1 {
+        return Ok(());
+    }
+    no(
+        "SecondConsumer",
+        format!(
+            "queue {queue} has {} consumers; pod {} must be the only one: stop the others while it \
+             moves",
+            counts.consumers, spec.source_pod
+        ),
+    )
+}
+
+fn consumer_allows(queue: &str, name: &str, consumer: &Consumer) -> Checked<()> {
     if !consumer.ack_required {
         return no(
             "AutoAck",
@@ -216,20 +260,28 @@ fn consumer_allows(queue: &str, name: &str, pod: &Pod, consumer: &Consumer) -> C
             ),
         );
     }
-    let peer = consumer.peer.trim_start_matches("::ffff:");
-    match pod.ip.as_deref() {
-        // The list has the consumer before it has its channel.
-        _ if peer.is_empty() => {
-            unknown(format!("the broker's statistics to say who consumes queue {queue}"))
-        }
-        Some(ip) if ip == peer => Ok(()),
-        Some(ip) => no(
-            "ForeignConsumer",
-            format!(
-                "queue {queue} is consumed from {peer}, not from pod {name} at {ip}; name the pod \
-                 that consumes it"
-            ),
+    Ok(())
+}
+
+/// The broker gives up a client that is silent for as long as its heartbeat, and gives others what it
+/// holds.
+pub(super) fn heartbeat_allows(
+    spec: &Spec,
+    consumer: &Consumer,
+    preflight: &Preflight,
+) -> Checked<()> {
+    let freeze = freeze::predicted_ms(preflight.memory_bytes);
+    let Some(heartbeat) = consumer.heartbeat_s.filter(|it| *it > 0 && it * 1_000 <= freeze) else {
+        return Ok(());
+    };
+    no(
+        "HeartbeatTooShort",
+        format!(
+            "pod {}'s connection to the broker has a heartbeat of {heartbeat} s, and the pod stands \
+             still for about {freeze} ms while its checkpoint is taken, so that the broker would give \
+             it up; have it ask for a heartbeat of {} s or more",
+            spec.source_pod,
+            (freeze / 1_000 + 1).max(heartbeat + 1)
         ),
-        None => unknown(format!("pod {name} to have an address")),
-    }
+    )
 }

@@ -127,6 +127,25 @@ fn what_an_heir_leaves_behind_is_moved_and_its_queue_is_not_purged() {
     assert!(!moved.is_empty() && moved.iter().all(|from| *from == s1), "{moved:?}");
 }
 
+/// Its ReplicaSet has two pods, and deletes the source sooner or later: an operator that deletes the
+/// target meanwhile leaves nobody.
+#[test]
+fn an_abort_comes_too_late_when_the_target_has_its_owner() {
+    let aborted = Spec { abort: true, deleted: true, ..spec() };
+    let (states, _) = drive(None);
+    let at = |name: &str| states.iter().find(|s| s.phase.step().name() == name).expect("reached");
+    let goes_back = |spec: &Spec, name: &str, target_ended: bool| {
+        let state = at(name);
+        let mut seen = Observation { source: preflight().source, ..everything(&state.phase) };
+        seen.target.as_mut().expect("a target").ended = target_ended;
+        let next = decide(spec, &Settings::default(), state, &seen, state.since);
+        matches!(next.state.phase, Phase::Unwinding { .. })
+    };
+    assert!(goes_back(&aborted, "finalizing/overlap", false));
+    assert!(!goes_back(&aborted, "finalizing/replace", false));
+    assert!(goes_back(&spec(), "finalizing/replace", true), "the source is there still");
+}
+
 #[test]
 fn on_the_way_back_from_cut_a_the_queue_is_fed_by_nobody() {
     let before = state(|p| matches!(p, Phase::Checkpointing { step: CutStep::CutA, .. }));

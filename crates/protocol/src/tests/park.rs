@@ -206,3 +206,51 @@ fn without_a_wish_the_mode_is_chosen_and_the_reason_is_written() {
         assert_eq!(failure.reason, "ExchangeNotBound");
     }
 }
+
+/// Two pods consume the queue: the source at `10.0.1.5`, and another one.
+fn shared(mut seen: Observation) -> Observation {
+    let survey = seen.preflight.as_mut().and_then(|it| it.survey.as_mut()).expect("there");
+    let mut other = survey.consumers[0].clone();
+    (other.peer, other.connection) = ("10.0.3.3".into(), "theirs".into());
+    survey.consumers.insert(0, other);
+    seen.broker.as_mut().expect("there").primary = Some(Counts { ready: 3, consumers: 2 });
+    seen
+}
+
+#[test]
+fn a_queue_with_several_consumers_is_parked() {
+    let phase = asked(None, &shared(remembering()));
+    let plan = phase.plan().expect("accepted");
+    assert_eq!((plan.mode, plan.consumers), (ReplayMode::Park, 2));
+    assert!(plan.mode_reason.contains("2 consumers"), "{}", plan.mode_reason);
+    assert_ne!(plan.source_connection, "theirs");
+    let Phase::Failed { failure, .. } = asked(Some(ReplayMode::Cutoff), &shared(remembering()))
+    else {
+        panic!("accepted")
+    };
+    assert_eq!(failure.reason, "SecondConsumer");
+    assert!(failure.message.contains("replayMode Park"), "{}", failure.message);
+}
+
+/// Who consumes `Q`, by address, is what counts where several do.
+#[test]
+fn who_leaves_a_shared_queue_and_who_comes_is_told_by_address() {
+    let phase = asked(None, &shared(remembering()));
+    let plan = phase.plan().expect("accepted").clone();
+    let stop = Phase::Checkpointing { plan, step: CutStep::Park(ParkStep::Stop) };
+    let state = State::new(Time(1)).go(stop, Time(2));
+    let goes_on = |count: u32, peers: &[&str]| {
+        let mut seen = obliging_in_park(&state.phase);
+        let broker = seen.broker.as_mut().expect("there");
+        broker.primary = Some(Counts { ready: 9, consumers: count });
+        let own = survey().consumers[0].clone();
+        let at = |peer: &&str| Consumer { peer: (*peer).to_owned(), ..own.clone() };
+        broker.consumers = Some(peers.iter().map(at).collect());
+        decide(&spec(), &Settings::default(), &state, &seen, Time(3)).state != state
+    };
+    assert!(goes_on(1, &["::ffff:10.0.3.3"]));
+    assert!(!goes_on(2, &["10.0.3.3", "10.0.1.5"]), "it is still there");
+    assert!(!goes_on(1, &["10.0.1.5"]), "another one has left");
+    assert!(!goes_on(1, &[]), "another one has left, and this one holds messages still");
+    assert!(!goes_on(2, &["10.0.3.3", "10.0.4.4"]), "another one has come");
+}

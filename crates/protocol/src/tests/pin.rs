@@ -69,6 +69,7 @@ fn pinning(seen: &Observation, spec: &Spec) -> Phase {
         plan: plan(),
         taken: Taken {
             cuts: Some(Cuts { a: Time(0), b: Time(0) }),
+            whole_until: None,
             archive: Archive { path: "/a.tar".into(), millis: 1 },
             pause_ms: 1,
         },

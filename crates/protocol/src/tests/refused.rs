@@ -5,15 +5,15 @@
 use std::fmt::Write as _;
 
 use super::*;
+use crate::freeze::Liveness;
 use crate::observation::{Claim, PodsOfSet};
 use crate::pending::REMEMBERS;
 
 type Spoil = fn(&mut Spec, &mut Observation);
 
-const ASKED: [(&str, Spoil); 11] = [
+const ASKED: [(&str, Spoil); 10] = [
     ("Sequential for a bare pod", |s, _| s.strategy = Some(Strategy::Sequential)),
     ("transferMode Direct", |s, _| s.transfer = Transfer::Direct),
-    ("no messageQueueConfig", |s, _| s.queue = None),
     ("no checkpointImageRepository", |s, _| s.repository = None),
     ("Park for a pod that does not remember", |s, _| s.replay_mode = Some(ReplayMode::Park)),
     ("a swap for a bare pod", |s, _| s.identity_swap = IdentitySwap::Cutoff),
@@ -26,7 +26,7 @@ const ASKED: [(&str, Spoil); 11] = [
     ("an exchange that does not feed the queue", |_, o| found(o).bindings.clear()),
 ];
 
-const PODS: [(&str, Spoil); 17] = [
+const PODS: [(&str, Spoil); 18] = [
     ("no such pod", |_, o| o.source = None),
     ("a pod that is being deleted", |_, o| source(o).terminating = true),
     ("a pod that does not run", |_, o| source(o).running = false),
@@ -60,6 +60,11 @@ const PODS: [(&str, Spoil); 17] = [
         let why = "pods \"consumer-0-shadow\" is forbidden: exceeded quota: small";
         checks(o).copy = Some(Err(why.into()));
     }),
+    ("a liveness probe that a checkpoint would fail", |_, o| {
+        checks(o).memory_bytes = Some(2_000_000_000);
+        let probe = Liveness { period_ms: 5_000, timeout_ms: 1_000, failures: 2 };
+        source(o).liveness = Some(probe);
+    }),
     ("a name that is taken", |_, o| checks(o).name_taken = true),
     ("a target node that is cordoned", |_, o| checks(o).nodes[1].schedulable = false),
     ("a target node that is not Ready", |_, o| checks(o).nodes[1].ready = false),
@@ -69,6 +74,31 @@ const PODS: [(&str, Spoil); 17] = [
     ("no node but its own", |s, o| {
         s.target_node = None;
         checks(o).nodes.truncate(1);
+    }),
+];
+
+const ALONE: [(&str, Spoil); 6] = [
+    ("a bare pod without a queue", |s, _| s.queue = None),
+    ("Sequential for a bare pod without a queue", |s, _| {
+        (s.queue, s.strategy) = (None, Some(Strategy::Sequential));
+    }),
+    ("a Deployment's pod without a queue", |s, o| {
+        s.queue = None;
+        let (replica_set, deployment) = ("app-5d8f".into(), "app".into());
+        source(o).owner = Owner::Deployment { replica_set, deployment };
+    }),
+    ("ShadowPod without a queue", |s, o| {
+        of_set(o);
+        (s.queue, s.strategy) = (None, Some(Strategy::ShadowPod));
+    }),
+    ("a swap without a queue", |s, o| {
+        of_set(o);
+        (s.queue, s.strategy) = (None, Some(Strategy::ShadowPod));
+        s.identity_swap = IdentitySwap::ExchangeFence;
+    }),
+    ("a replayMode without a queue", |s, o| {
+        of_set(o);
+        (s.queue, s.replay_mode) = (None, Some(ReplayMode::Drain));
     }),
 ];
 
@@ -100,15 +130,20 @@ const BROKERS: [(&str, Spoil); 13] = [
     }),
 ];
 
-const CONSUMERS: [(&str, Spoil); 7] = [
+const CONSUMERS: [(&str, Spoil); 9] = [
     ("what another migration left", |_, o| {
         found(o).bindings.push(Binding::plain("ms2m.other.both"));
     }),
     ("no consumer", |_, o| consumers(o, 0)),
-    ("two consumers", |_, o| consumers(o, 2)),
+    ("two consumers", |_, o| second(o, "10.0.3.3")),
+    ("a pod that consumes twice", |_, o| second(o, "10.0.1.5")),
     ("a consumer without acknowledgements", |_, o| found(o).consumers[0].ack_required = false),
     ("an exclusive consumer", |_, o| found(o).consumers[0].exclusive = true),
     ("somebody else's consumer", |_, o| found(o).consumers[0].peer = "10.0.9.9".into()),
+    ("a heartbeat shorter than the checkpoint", |_, o| {
+        checks(o).memory_bytes = Some(1_000_000_000);
+        found(o).consumers[0].heartbeat_s = Some(5);
+    }),
     ("an application that takes no orders", |_, o| found(o).control_queue = false),
 ];
 
@@ -132,6 +167,12 @@ fn consumers(seen: &mut Observation, consumers: u32) {
     seen.broker.as_mut().expect("a broker").primary = Some(Counts { ready: 0, consumers });
 }
 
+fn second(seen: &mut Observation, peer: &str) {
+    consumers(seen, 2);
+    let consumer = Consumer { peer: peer.into(), ..found(seen).consumers[0].clone() };
+    found(seen).consumers.push(consumer);
+}
+
 /// The sentence with which a spoiled migration is refused, nothing touched.
 fn refusal(name: &str, spoil: Spoil, settings: &Settings) -> String {
     let (mut spec, mut seen) = (spec(), preflight());
@@ -147,7 +188,7 @@ fn refusal(name: &str, spoil: Spoil, settings: &Settings) -> String {
 #[test]
 fn what_can_not_work_is_refused_before_anything_is_touched() {
     let mut said = String::new();
-    for (name, spoil) in [&ASKED[..], &PODS, &BROKERS, &CONSUMERS].concat() {
+    for (name, spoil) in [&ASKED[..], &PODS, &ALONE, &BROKERS, &CONSUMERS].concat() {
         let _ = writeln!(said, "{}", refusal(name, spoil, &Settings::default()).trim_end());
     }
     let admission = Settings { admission: true, ..Settings::default() };

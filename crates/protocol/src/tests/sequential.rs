@@ -5,7 +5,7 @@ use crate::broker::Order;
 use crate::names::control_queue;
 use crate::phase::{Failure, ParkStep, RestoreStep};
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings { admission: true, ..Settings::default() }
 }
 
@@ -14,7 +14,7 @@ fn of_a_set(pod: Pod) -> Pod {
 }
 
 /// The pod that came back under the source's name.
-fn returned(started: bool, running: bool, ended: bool) -> Pod {
+pub(super) fn returned(started: bool, running: bool, ended: bool) -> Pod {
     let mut copy = of_a_set(Pod { ours: true, ended, ..pod("copy", "worker-2", "c2") });
     let status = copy.statuses.get_mut("app").expect("there");
     (status.started, status.running) = (started, running);
@@ -22,7 +22,7 @@ fn returned(started: bool, running: bool, ended: bool) -> Pod {
     copy
 }
 
-fn obliging_sequential(phase: &Phase) -> Observation {
+pub(super) fn obliging_sequential(phase: &Phase) -> Observation {
     let mut seen = obliging(phase);
     seen.source = Some(of_a_set(pod("source", "worker-1", "c1")));
     match phase {
@@ -41,13 +41,17 @@ fn obliging_sequential(phase: &Phase) -> Observation {
     seen
 }
 
-type World<'a> = &'a dyn Fn(&Phase) -> Observation;
+pub(super) type World<'a> = &'a dyn Fn(&Phase) -> Observation;
 
 fn drive_sequential(abort_at: Option<usize>, world: World) -> (Vec<State>, Vec<Effect>) {
     drive_wish(spec(), abort_at, world)
 }
 
-fn drive_wish(mut spec: Spec, abort_at: Option<usize>, world: World) -> (Vec<State>, Vec<Effect>) {
+pub(super) fn drive_wish(
+    mut spec: Spec,
+    abort_at: Option<usize>,
+    world: World,
+) -> (Vec<State>, Vec<Effect>) {
     let mut now = Time(1_000_000);
     let mut state = State::new(now);
     let (mut states, mut effects) = (vec![state.clone()], Vec::new());

@@ -72,7 +72,11 @@ pub fn tick(state: &mut State) {
             | CutStep::Quiesce(cuts)
             | CutStep::Freeze { cuts, .. }
             | CutStep::Continue { cuts, .. } => grow_older(&mut cuts.b, SETTLE),
-            CutStep::Install | CutStep::CutA | CutStep::CutB { .. } | CutStep::Park(_) => {}
+            CutStep::Install
+            | CutStep::CutA
+            | CutStep::CutB { .. }
+            | CutStep::Park(_)
+            | CutStep::Alone(_) => {}
         },
         Phase::Replaying { .. } => grow_older(&mut state.phase_since, CUTOFF),
         _ => {}

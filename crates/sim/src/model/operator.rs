@@ -10,7 +10,9 @@ use shadow_protocol::effect::Effect;
 use shadow_protocol::observation::{
     self, Archive, BrokerView, Container, Heir, Job, Observation, Owner, PrePull,
 };
-use shadow_protocol::phase::{CutStep, Hop, ParkStep, Phase, Pin, Plan, RestoreStep, State};
+use shadow_protocol::phase::{
+    AloneStep, CutStep, Hop, ParkStep, Phase, Pin, Plan, RestoreStep, State,
+};
 use shadow_protocol::spec::{IdentitySwap, ReplayMode, Settings, Spec, Strategy, Transfer};
 
 use super::application::{Memory, Pod};
@@ -108,6 +110,7 @@ pub fn begin(mode: ReplayMode, remembers: bool) -> State {
     let step = match mode {
         ReplayMode::Park => CutStep::Park(ParkStep::Declare),
         ReplayMode::Cutoff | ReplayMode::Drain => CutStep::Install,
+        ReplayMode::Alone => CutStep::Alone(AloneStep::Pull),
     };
     let plan = Plan {
         hop: Hop::Only,
@@ -318,6 +321,7 @@ fn look(situation: &Situation, wanted: observation::Interest) -> BrokerView {
         park: counts(wanted.park, Place::Park),
         park2: counts(wanted.park2, Place::Park2),
         target_control: wanted.target_control.then(control).flatten(),
+        consumers: None,
         primary_quiet: wanted.primary_quiet.then(|| wire.quiet(Place::Q)),
         primary_empty: wanted.primary_empty.then(|| wire.emptiness(Place::Q)),
         s1_empty: wanted.s1_empty.then(|| wire.emptiness(Place::S1)),
@@ -350,6 +354,7 @@ fn seen(pod: &Pod, who: Who, remembers: bool) -> observation::Pod {
         problems: Vec::new(),
         remembers,
         has_left: false,
+        liveness: None,
         before: None,
         waiting: None,
         ours: who == Who::Target,

@@ -45,6 +45,8 @@ pub struct Works {
     pub crowd: usize,
     /// Nobody publishes any more.
     pub closed: bool,
+    /// How much the source knew when it ended, where nobody replays it.
+    pub last_words: u64,
     /// The broker can't be reached until then.
     pub down_until: Instant,
     /// The next push to the registry fails.
@@ -60,6 +62,8 @@ pub struct Running {
     pub process: Process,
     /// Its pod.
     pub pod: String,
+    /// How much its checkpoint knew, if it is a copy.
+    pub restored: Option<u64>,
 }
 
 /// What a consumer does next.
@@ -86,6 +90,7 @@ impl Applications {
             publishers: vec![None; publishers],
             crowd: 0,
             closed: false,
+            last_words: 0,
             down_until: Instant::now(),
             push_fails: false,
             restore_fails: false,
@@ -114,8 +119,23 @@ impl Applications {
         running.map(|it| (it.pod.clone(), it.process.memory.ledger.clone())).collect()
     }
 
-    /// Until the workload consumes its queue.
+    /// A container ends. What its process knows and its checkpoint does not, nobody replays where
+    /// there is no queue.
+    pub fn end(&self, id: &str) {
+        let mut works = self.works();
+        let Some(mut dead) = works.running.remove(id) else { return };
+        if dead.restored.is_none() {
+            works.last_words = works.last_words.max(dead.process.memory.ledger.applied());
+        }
+        drop(works);
+        self.broker.with(|core| dead.process.disconnect(core));
+    }
+
+    /// Until the workload consumes its queue, if there is one.
     pub async fn begun(&self) {
+        if self.scenario.alone() {
+            return;
+        }
         let mut changes = self.broker.changes();
         let consumed = |core: &mut Broker| core.counts(QUEUE).is_some_and(|it| it.consumers > 0);
         while !self.broker.quietly(consumed) && changes.changed().await.is_ok() {}
@@ -250,10 +270,23 @@ impl Applications {
     }
 
     fn publish(&self, publisher: usize, count: u64) {
+        if self.scenario.alone() {
+            return self.ask(publisher, count);
+        }
         let mut works = self.works();
         let (connection, publish) = self.next_publish(&mut works, publisher, count);
         // Under an alarm it arrives when that is over.
         let _ = self.broker.with(|core| core.publish(connection, publish));
+    }
+
+    /// Without a queue, who would publish asks the application itself, and what it answers it knows.
+    fn ask(&self, publisher: usize, count: u64) {
+        let mut works = self.works();
+        let sequence = works.published[publisher] + 1;
+        let Some(asked) = works.running.values_mut().find(|it| !it.process.frozen) else { return };
+        let serial = Serial { publisher: u32::try_from(publisher).unwrap_or(u32::MAX), sequence };
+        asked.process.memory.ledger.apply((serial, count));
+        works.published[publisher] += count;
     }
 
     fn next_publish(
@@ -357,16 +390,19 @@ impl Application for Applications {
             None => Memory { ledger: works.base.clone(), told: None },
         };
         let process = Process::new(memory, pod, start.ip);
-        let running = Running { process, pod: pod.to_owned() };
+        let restored = works.images.get(image).map(|memory| memory.ledger.applied());
+        let running = Running { process, pod: pod.to_owned(), restored };
         works.running.insert(start.id.to_owned(), running);
         drop(works);
+        if self.scenario.alone() {
+            return Life::Runs;
+        }
         tokio::spawn(self.clone().live(start.id.to_owned()));
         Life::Runs
     }
 
     fn ended(&mut self, id: &str) {
-        let Some(mut dead) = self.works().running.remove(id) else { return };
-        self.broker.with(|core| dead.process.disconnect(core));
+        self.end(id);
     }
 
     fn checkpoint(&mut self, id: &str, archive: &str) -> Result<Duration, String> {

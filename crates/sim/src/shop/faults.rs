@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use shadow_broker::memory;
 use shadow_broker::memory::core::ConsumeOptions;
+use shadow_protocol::phase::State;
+use shadow_protocol::spec::IdentitySwap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep};
 
@@ -15,10 +18,14 @@ use crate::kube::{self, Deletion, Failure, Fate, Key, Refusal, Verb};
 use crate::message::Broker;
 use crate::scenario::WorldFault;
 use crate::world::QUEUE;
-use crate::world::faults::{committed, replacing, under_way};
+use crate::world::faults::{checkpointed, committed, replacing, under_way};
 
 /// The label by which a migration knows its pods.
 const OURS: &str = "migration.ms2m.io/migration";
+
+/// It takes an operator up to so many milliseconds to see that a pod has died, and to store the step
+/// that it had decided on before.
+const UNSEEN: u64 = 20;
 
 /// Nothing comes back within the life of the one who asked.
 const NEVER: Duration = Duration::from_hours(24);
@@ -106,6 +113,10 @@ impl Shop {
         let count = std::sync::atomic::AtomicU64::new(0);
         self.applications.broker.set_hook(Arc::new(move |call: &memory::Call<'_>| {
             let nth = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if shop.plan.scenario.alone() {
+                let asked = format!("a broker is asked: {:?}", call.operation);
+                shop.notes().violations.push(asked);
+            }
             if shop.applications.works().down_until > Instant::now() {
                 return memory::Fault::Cut;
             }
@@ -142,6 +153,10 @@ impl Shop {
         if self.state("move").is_some_and(|state| state.phase.is_final()) {
             return;
         }
+        let nowhere = fault.is_at_broker() && fault != WorldFault::SecondMigration;
+        if nowhere && self.plan.scenario.alone() {
+            return;
+        }
         self.note(|| format!("FAULT {fault:?}"));
         let applications = &self.applications;
         // Whatever lasts, lasts for so long.
@@ -149,8 +164,8 @@ impl Shop {
         match fault {
             WorldFault::SourceRestarts => self.source_dies(true),
             WorldFault::SourceGone => self.source_dies(false),
-            WorldFault::TargetEnds => self.target_dies(true),
-            WorldFault::TargetGone => self.target_dies(false),
+            WorldFault::TargetEnds => self.target_dies(true, at),
+            WorldFault::TargetGone => self.target_dies(false, at),
             WorldFault::BrokerRestarts => self.broker_restarts(lasts),
             WorldFault::ApplicationsCutOff => self.cut_off(),
             WorldFault::OperatorCrashes => {
@@ -199,12 +214,11 @@ impl Shop {
 
     /// The container of a pod ends at once.
     fn stop(&self, pod: &str) {
-        let mut works = self.applications.works();
+        let works = self.applications.works();
         let found = works.running.iter().find(|(_, it)| it.pod == pod);
         let Some(id) = found.map(|(id, _)| id.clone()) else { return };
-        let Some(mut dead) = works.running.remove(&id) else { return };
         drop(works);
-        self.applications.broker.with(|core| dead.process.disconnect(core));
+        self.applications.end(&id);
     }
 
     /// A fresh process goes on where this one's acknowledgements end.
@@ -219,6 +233,7 @@ impl Shop {
 
     fn dies(&self, pod: &str, ends: bool) {
         self.stop(pod);
+        self.notes().died.insert(pod.to_owned(), clock::now());
         if ends {
             self.kube.crash(NAMESPACE, pod, CONTAINER, 1);
         } else {
@@ -232,26 +247,53 @@ impl Shop {
         if self.state("move").as_ref().is_some_and(committed) {
             return;
         }
-        if self.kube.get("pods", NAMESPACE, &self.source).is_some() {
+        let source = self.kube.get("pods", NAMESPACE, &self.source);
+        // A copy may bear its name.
+        if source.is_some_and(|pod| !ours(&pod)) {
             self.bereave(&self.source);
             self.dies(&self.source, restarts);
         }
     }
 
-    fn target_dies(&self, ends: bool) {
+    /// The copies that run, by their pods.
+    fn copies(&self) -> Vec<String> {
+        let pods = self.kube.all("pods").into_iter().filter(|pod| ours(pod));
+        let names = pods.filter_map(|pod| Some(pod["metadata"]["name"].as_str()?.to_owned()));
+        let works = self.applications.works();
+        names.filter(|name| works.running.values().any(|it| it.pod == *name)).collect()
+    }
+
+    fn target_dies(&self, ends: bool, at: u64) {
+        let copies = self.copies();
         let Some(state) = self.state("move") else { return };
-        let Some(plan) = state.phase.plan() else { return };
-        // Its source may bear the same name.
-        let target = self.kube.get("pods", NAMESPACE, &plan.target_pod);
-        if target.is_none_or(|pod| pod["metadata"]["labels"][OURS] != "move") {
-            return;
-        }
+        // A second hop has two; either may be it.
+        let one = usize::try_from(at).unwrap_or_default() % copies.len().max(1);
+        let Some(copy) = copies.get(one) else { return };
         // With the source on its way out, or about to be, it is the workload's own crash.
-        if committed(&state) || replacing(&state) {
+        let alone = copies.len() == 1 && self.has_made_room() && !restorable(&state, copy);
+        if committed(&state) || replacing(&state) || alone {
             self.notes().excuses.forgiven = true;
-            self.bereave(&plan.target_pod);
+            self.bereave(copy);
         }
-        self.dies(&plan.target_pod, ends);
+        self.dies(copy, ends);
+    }
+
+    /// The source is about to go. If its copy has died so shortly before that nobody could have known,
+    /// it is as if it had died thereafter.
+    pub(super) fn switches(&self, state: &State) {
+        let copy = state.phase.plan().map(|plan| plan.target_pod.as_str()).unwrap_or_default();
+        let mut notes = self.notes();
+        let unseen = notes.died.get(copy).is_some_and(|at| clock::now().since(*at) <= UNSEEN);
+        if replacing(state) && unseen {
+            (notes.excuses.bereaved, notes.excuses.forgiven) = (true, true);
+        }
+    }
+
+    /// The first hop's source is gone, and its name is for the second's copy.
+    fn has_made_room(&self) -> bool {
+        let source = self.kube.get("pods", NAMESPACE, &self.source);
+        let gone = source.is_none_or(|pod| pod["metadata"]["uid"] != self.source_uid);
+        self.plan.scenario.swap != IdentitySwap::None && gone
     }
 
     fn broker_restarts(&self, lasts: Duration) {
@@ -320,6 +362,18 @@ impl Shop {
             }
         });
     }
+}
+
+/// A copy, as opposed to the pod that it was taken from.
+fn ours(pod: &Value) -> bool {
+    pod["metadata"]["labels"][OURS] == "move"
+}
+
+/// Whether the checkpoint of a second hop takes the place of a copy that dies: nothing that was made
+/// from it has run yet.
+fn restorable(state: &State, copy: &str) -> bool {
+    let target = state.phase.plan().map(|plan| plan.target_pod.as_str());
+    checkpointed(state) && target != Some(copy)
 }
 
 fn fate(fault: RequestFault, verb: Verb) -> Fate {

@@ -93,6 +93,8 @@ pub enum Fault {
 pub struct Plan {
     /// Workload and load; its own faults are none.
     pub scenario: Scenario,
+    /// How long controllers and kubelets take to react to a change, in milliseconds.
+    pub reaction: u64,
     /// What goes wrong.
     pub faults: Vec<Fault>,
 }
@@ -110,7 +112,7 @@ impl Plan {
     /// The plan that follows from `seed`, with up to three faults.
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let mut scenario = Scenario::quiet(&mut rng, seed);
+        let mut scenario = Scenario::quiet(&mut rng, seed).swapped(&mut rng);
         // The waits are the real ones, so that there is more time for every message.
         scenario.interval *= 4;
         scenario = match rng.u8(..100) {
@@ -119,14 +121,17 @@ impl Plan {
             _ => scenario,
         };
         let count = rng.usize(0..=3);
-        let faults = (0..count).map(|_| fault(&mut rng)).collect();
-        Self { scenario, faults }
+        let hops = u64::from(scenario.hops());
+        let faults = (0..count).map(|_| fault(&mut rng, hops)).collect();
+        Self { scenario, reaction: rng.u64(1..=10), faults }
     }
 }
 
-fn fault(rng: &mut Rng) -> Fault {
+/// One in a migration of so many `hops`.
+fn fault(rng: &mut Rng, hops: u64) -> Fault {
     // The first calls are those that do the most.
     let early = |rng: &mut Rng, whole: u64| {
+        let whole = whole * hops;
         let longest = if rng.bool() { whole } else { whole / 4 };
         rng.u64(..longest)
     };

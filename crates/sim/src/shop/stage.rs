@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use shadow_operator::registry::{Registry, Unusable};
 use shadow_protocol::pending::REMEMBERS;
-use shadow_protocol::spec::ReplayMode;
+use shadow_protocol::spec::{IdentitySwap, ReplayMode};
 use tokio::time::timeout;
 
 use crate::kube::{Kube, condition};
@@ -113,13 +113,11 @@ async fn until<T>(kube: &Kube, mut found: impl FnMut() -> Option<T>) -> T {
 
 /// The wish that `source` be moved, as the user writes it.
 pub fn wish(source: &str, name: &str, scenario: &Scenario) -> Value {
-    let mode = scenario.mode.map(|mode| match mode {
-        ReplayMode::Cutoff => "Cutoff",
-        ReplayMode::Drain => "Drain",
-        ReplayMode::Park => "Park",
-    });
-    let mut queue = json!({
-        "queueName": QUEUE, "exchangeName": EXCHANGE, "brokerUrl": "amqp://broker",
+    let mode = scenario.mode.and_then(|mode| match mode {
+        ReplayMode::Cutoff => Some("Cutoff"),
+        ReplayMode::Drain => Some("Drain"),
+        ReplayMode::Park => Some("Park"),
+        ReplayMode::Alone => None,
     });
     let mut spec = json!({
         "sourcePod": source, "targetNode": NODES[1],
@@ -128,13 +126,25 @@ pub fn wish(source: &str, name: &str, scenario: &Scenario) -> Value {
     if let Some(mode) = mode {
         spec["replayMode"] = json!(mode);
     }
-    if scenario.owner == OwnerKind::Shrinking {
+    let swap = match scenario.swap {
+        IdentitySwap::None => None,
+        IdentitySwap::ExchangeFence => Some("ExchangeFence"),
+        IdentitySwap::Cutoff => Some("Cutoff"),
+    };
+    if let Some(swap) = swap {
+        spec["identitySwapMode"] = json!(swap);
+    }
+    if scenario.owner == OwnerKind::Shrinking || swap.is_some() {
         spec["migrationStrategy"] = json!("ShadowPod");
     }
     if scenario.seed.is_multiple_of(3) {
         spec["pinToTargetNode"] = json!(false);
     }
-    spec["messageQueueConfig"] = queue.take();
+    if !scenario.alone() {
+        spec["messageQueueConfig"] = json!({
+            "queueName": QUEUE, "exchangeName": EXCHANGE, "brokerUrl": "amqp://broker",
+        });
+    }
     json!({
         "apiVersion": "migration.ms2m.io/v1alpha1", "kind": "StatefulMigration",
         "metadata": { "name": name, "namespace": NAMESPACE }, "spec": spec,

@@ -92,6 +92,7 @@ impl World {
         if let Some(wait) = self.unpowered(pod) {
             return self.at(wait, Event::Gone(pod));
         }
+        self.last_words(pod);
         if let Some(process) = self.pods[pod].process.take() {
             self.kill(process);
         }

@@ -37,6 +37,7 @@ impl World {
     fn perform(&mut self, effect: &Effect, phase: &Phase) -> Result<Outcome, Trouble> {
         self.log.note(self.now, || describe(effect));
         self.performed.insert(effect.name());
+        self.check_alone(effect);
         let plan = phase.plan();
         match effect {
             Effect::Lock | Effect::DeletePrePull | Effect::PullCheckpoint | Effect::Announce => {}

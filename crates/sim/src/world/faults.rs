@@ -46,7 +46,7 @@ pub(crate) fn under_way(state: &State) -> bool {
 }
 
 /// The image of a second hop is in place, and its copy has not run yet.
-fn checkpointed(state: &State) -> bool {
+pub(crate) fn checkpointed(state: &State) -> bool {
     let hop = [Step::HopPrepare, Step::HopAdmit, Step::HopRetry];
     hop.contains(&state.phase.step())
 }
@@ -72,7 +72,7 @@ impl World {
     pub(super) fn fault(&mut self, index: usize) {
         let planned = self.scenario.faults.get(index);
         let Some(&(Fault::World(_, fault) | Fault::Step(_, _, fault))) = planned else { return };
-        if self.operator.finished {
+        if self.operator.finished || self.scenario.alone() && fault.is_at_broker() {
             return;
         }
         self.log.note(self.now, || format!("FAULT {fault:?}"));
@@ -152,6 +152,7 @@ impl World {
     /// A fresh process goes on where this one's acknowledgements end.
     pub(super) fn bereave(&mut self, pod: usize) {
         self.bereaved = true;
+        self.last_words(pod);
         let process = self.pods[pod].process.and_then(|process| self.processes[process].as_ref());
         if let Some(process) = process {
             self.base = process.acknowledged();

@@ -69,9 +69,14 @@ impl World {
 
     /// The broker's part, as `shadow_operator` asks for it.
     fn look_at_broker(&mut self, plan: Option<&Plan>, wanted: Interest) -> Option<BrokerView> {
-        let mut session = self.operator.session.take()?;
-        let seen = self.ask_broker(&mut session, plan, wanted);
-        self.operator.session = Some(session);
+        let seen = if self.scenario.alone() {
+            Ok(BrokerView::default())
+        } else {
+            let mut session = self.operator.session.take()?;
+            let seen = self.ask_broker(&mut session, plan, wanted);
+            self.operator.session = Some(session);
+            seen
+        };
         match seen {
             Ok(view) => {
                 if self.operator.acted.is_some() {
@@ -117,8 +122,12 @@ impl World {
                 |wanted: &str| !survey::connections(broker, |_, name| name == wanted).is_empty();
             view.connected = Some(plan.connections().all(lives));
         }
+        if wanted.consumers {
+            view.consumers = Some(survey::consumers(broker, &names.primary));
+        }
         if wanted.primary_quiet {
-            view.primary_quiet = Some(proofs::quiet(broker, client, &names.primary)?);
+            let stay = plan.map_or(0, |plan| plan.consumers.saturating_sub(1));
+            view.primary_quiet = Some(proofs::quiet(broker, client, &names.primary, stay)?);
         }
         if wanted.primary_empty {
             view.primary_empty = Some(session.proofs.empty(broker, client, &names.primary)?);
@@ -177,6 +186,7 @@ impl World {
             rollout: Some(Rollout { replicas: 1, paused: false, complete: true }),
             claims: Some(Vec::new()),
             copy: Some(Ok(())),
+            memory_bytes: None,
             unready_siblings: 0,
         }
     }

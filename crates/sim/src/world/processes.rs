@@ -101,6 +101,9 @@ impl World {
     }
 
     pub(super) fn connect(&mut self, process: usize) {
+        if self.scenario.alone() {
+            return;
+        }
         if self.now < self.broker_down_until {
             let after = self.broker_down_until - self.now + self.scenario.habits.reconnect;
             self.at(after, Event::Connect(process));

@@ -32,7 +32,9 @@ impl World {
         if !self.publishing {
             return;
         }
-        if self.now >= self.broker_down_until {
+        if self.scenario.alone() {
+            self.ask(publisher);
+        } else if self.now >= self.broker_down_until {
             let (connection, publish) = self.next_publish(publisher, self.scenario.burst);
             // Under an alarm it arrives when that is over.
             if let Ok(Published::Pending(_)) = self.broker.publish_trailing(connection, publish) {

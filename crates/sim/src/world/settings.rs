@@ -1,6 +1,6 @@
 //! What the user asks for.
 
-use shadow_protocol::spec::{IdentitySwap, Spec, Strategy, Transfer};
+use shadow_protocol::spec::{IdentitySwap, ReplayMode, Spec, Strategy, Transfer};
 
 use super::{EXCHANGE, NODES, QUEUE, SOURCE};
 use crate::scenario::{OwnerKind, Scenario};
@@ -19,12 +19,12 @@ pub(super) fn spec(scenario: &Scenario, tempo: &Tempo) -> Spec {
             (OwnerKind::StatefulSet | OwnerKind::Shrinking, _) => Some(Strategy::ShadowPod),
         },
         transfer: Transfer::Registry,
-        replay_mode: scenario.mode,
+        replay_mode: scenario.mode.filter(|mode| *mode != ReplayMode::Alone),
         cutoff_ms: tempo.cutoff,
         identity_swap: scenario.swap,
         // Both ways, whatever else happens.
         pin: scenario.seed.is_multiple_of(3).then_some(false),
-        queue: Some(QUEUE.to_owned()),
+        queue: (!scenario.alone()).then(|| QUEUE.to_owned()),
         exchange: EXCHANGE.to_owned(),
         abort: false,
         deleted: false,

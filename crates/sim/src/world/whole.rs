@@ -54,9 +54,11 @@ impl World {
                 missing.remove((*first, count));
             }
         }
+        if missing.count() <= self.unreplayed(pod) {
+            return None;
+        }
         let (name, step) = (&self.pods[pod].name, state.phase.step());
-        (missing.count() > 0)
-            .then(|| format!("{} {LOST} {name} in {step}, after {} ms", missing.count(), self.now))
+        Some(format!("{} {LOST} {name} in {step}, after {} ms", missing.count(), self.now))
     }
 }
 
