@@ -1,6 +1,7 @@
 //! The Deployment of the pod is pinned to the target node, unless that would restart anybody.
 
 use super::*;
+use crate::observation::Trouble;
 use crate::phase::{Commit, Cuts, Failure, Image, Incarnation, Pin, Reached, Taken};
 
 const FREE: Rollout = Rollout { replicas: 1, paused: false, complete: true };
@@ -64,7 +65,7 @@ fn plan() -> Plan {
 }
 
 /// In the step that pins, in the third second.
-fn pinning(seen: &Observation, spec: &Spec) -> Phase {
+fn pinning(seen: &Observation) -> Phase {
     let phase = Phase::Finalizing {
         plan: plan(),
         taken: Taken {
@@ -78,7 +79,7 @@ fn pinning(seen: &Observation, spec: &Spec) -> Phase {
         step: SwitchStep::Replace(None),
     };
     let state = State::new(Time(0)).go(phase, Time(0));
-    decide(spec, &Settings::default(), &state, seen, Time(3_000)).state.phase
+    decide(&spec(), &Settings::default(), &state, seen, Time(3_000)).state.phase
 }
 
 fn seen(pinned: bool) -> Observation {
@@ -88,19 +89,23 @@ fn seen(pinned: bool) -> Observation {
 
 #[test]
 fn once_the_new_replica_set_is_there_the_target_stays() {
-    let abort = Spec { abort: true, ..spec() };
-    assert!(matches!(pinning(&seen(false), &abort), Phase::Unwinding { .. }));
+    let refused = |pinned| {
+        let (reason, message) = ("ApiRefused".into(), "forbidden".into());
+        let trouble = Some(Trouble { reason, message, permanent: true });
+        pinning(&Observation { trouble, ..seen(pinned) })
+    };
+    assert!(matches!(refused(false), Phase::Unwinding { .. }));
     // The source may be deleted at any time.
-    assert!(matches!(pinning(&seen(true), &abort), Phase::Finalizing { .. }));
+    assert!(matches!(refused(true), Phase::Finalizing { .. }));
 }
 
 #[test]
 fn a_target_that_dies_is_undone_as_long_as_the_source_stays() {
     let mut dead = seen(true);
     dead.target.as_mut().expect("a target").ended = true;
-    assert!(matches!(pinning(&dead, &spec()), Phase::Unwinding { .. }));
+    assert!(matches!(pinning(&dead), Phase::Unwinding { .. }));
     dead.source.as_mut().expect("a source").terminating = true;
-    assert!(matches!(pinning(&dead, &spec()), Phase::Finalizing { .. }));
+    assert!(matches!(pinning(&dead), Phase::Finalizing { .. }));
 }
 
 #[test]
