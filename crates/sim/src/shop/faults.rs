@@ -80,6 +80,8 @@ impl Shop {
             shop.note(|| {
                 let sub = call.subresource.as_deref().unwrap_or_default();
                 let name = call.name.as_deref().unwrap_or_default();
+                // The machine's clock names events; the same plan is the same log.
+                let name = if call.plural == "events" { "" } else { name };
                 format!("   {nth}: {:?} {} {name} {sub}", call.verb, call.plural)
             });
             let creates = call.verb == Verb::Create && call.plural == "pods";
