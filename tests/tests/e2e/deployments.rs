@@ -160,7 +160,7 @@ fn neither_recreate_nor_pause_nor_autoscaler_nor_budget_are_in_the_way() -> anyh
     })
 }
 
-/// Names of the containers that run, in order.
+/// Names of the containers that run: sidecars first, and each kind in order.
 fn running(pod: &Pod) -> Vec<&str> {
     let status = pod.status.as_ref();
     let all = status.into_iter().flat_map(|status| {
@@ -183,7 +183,7 @@ fn the_whole_pod_moves_back_and_forth() -> anyhow::Result<()> {
             let done = moved(&cluster).await?;
             assert_owned(&cluster, &done.nodes.1).await?;
             let pod = cluster.pod_of("consumer").await?;
-            ensure!(running(&pod) == ["helper", "consumer", "beside"], "{:?}", running(&pod));
+            ensure!(running(&pod) == ["helper", "beside", "consumer"], "{:?}", running(&pod));
             let look = ["exec", &pod.name_any(), "-c", "beside", "--", "/usr/bin/python3", "-c"];
             let files = "import os; print(os.listdir('/scratch'))";
             let there = cluster.kubectl(&[&look[..], &[files]].concat(), "")?;
