@@ -84,7 +84,7 @@ pub fn number(document: &Value, path: &str) -> u64 {
 /// `/applied`. What two of them have applied is there twice. Nobody keeps an order between them.
 pub fn merged(ledgers: &[(Value, Value)]) -> Value {
     let mut sets: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
-    for (publisher, intervals) in ledgers.iter().flat_map(|(_, set)| set.as_object()).flatten() {
+    for (publisher, intervals) in ledgers.iter().filter_map(|(_, set)| set.as_object()).flatten() {
         let of = sets.entry(publisher.clone()).or_default();
         let pairs = intervals.as_array().into_iter().flatten();
         of.extend(pairs.map(|pair| (number(pair, "/0"), number(pair, "/1"))));

@@ -59,7 +59,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let mut rows = Vec::new();
         for case in arguments.table.cases() {
             if case.name.contains(&arguments.only) {
-                let row = case.run(&cluster, arguments.times.into()).await?;
+                let row = Box::pin(case.run(&cluster, arguments.times.into())).await?;
                 print(&row);
                 rows.push(row);
             }
