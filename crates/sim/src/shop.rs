@@ -171,6 +171,7 @@ impl Shop {
             std::future::pending::<()>().await;
         };
         let ended = tokio::select! {
+            biased;
             ended = timeout(PATIENCE, self.ended()) => ended.is_ok(),
             () = killed => false,
         };

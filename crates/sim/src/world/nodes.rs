@@ -27,6 +27,7 @@ impl World {
                 found if found.process.is_some() && !self.committed() => self.bereave(pod),
                 _ => {}
             }
+            self.last_words(pod);
             let Some(process) = self.pods[pod].process.take() else { continue };
             self.pods[pod].unpowered = true;
             let connection = self.processes[process].take().and_then(|it| it.connection);
