@@ -22,7 +22,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 200_000)]
     plans: u64,
     /// How many plans for the operator's own loop
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 2_000)]
     operator_plans: u64,
     /// The seed of the first
     #[arg(long, default_value_t = 0)]

@@ -32,8 +32,9 @@ use crate::target_pod::{OWNERS_LABEL, labels_at_switch};
 const PAUSED_BY: &str = "migration.ms2m.io/paused-by";
 /// By which the Deployment's controller numbers the ReplicaSets that it has taken for its own.
 const REVISION: &str = "deployment.kubernetes.io/revision";
-/// Pods and ReplicaSets reach the controller over two watches: the label must be the first.
-const SETTLES: Duration = Duration::from_secs(1);
+/// Pods and ReplicaSets reach the controller over two watches: the label must be the first. Meanwhile
+/// the source is looked at so often, so many times.
+const SETTLES: (Duration, u32) = (Duration::from_millis(10), 100);
 /// How often, and how many times, what controllers do is looked for before the effect is tried again.
 const LOOKS: (Duration, u32) = (Duration::from_millis(100), 20);
 
@@ -175,6 +176,9 @@ impl Hands<'_> {
             // Its pods go with it.
             return self.adopt().await;
         };
+        if self.source_is_going() && self.read::<ReplicaSet>(&self.new_set(name)).await?.is_none() {
+            return self.give_up(name, source_set).await;
+        }
         if !self.has_pinned(&deployment) {
             let old = self.read::<ReplicaSet>(source_set).await?;
             let new = pinned(&deployment.data["spec"]["template"], &self.host(), &self.uid());
@@ -194,7 +198,9 @@ impl Hands<'_> {
             };
         }
         if deployment.annotations().get(PAUSED_BY) == Some(&self.uid()) {
-            self.hand_to_new_set(&deployment).await?;
+            if !self.hand_to_new_set(&deployment).await? {
+                return self.give_up(name, source_set).await;
+            }
             resume(&mut deployment);
             self.write(&deployment).await?;
         }
@@ -203,16 +209,44 @@ impl Hands<'_> {
         Ok(Outcome::Done)
     }
 
-    /// Until the new ReplicaSet has the target, and the Deployment's controller the ReplicaSet.
-    async fn hand_to_new_set(&self, deployment: &DynamicObject) -> Result<(), Trouble> {
+    /// Somebody else deletes the source: its ReplicaSet, which still wants a pod, would make a fresh one.
+    fn source_is_going(&self) -> bool {
+        let Ok(plan) = self.plan() else { return false };
+        let source = self.cluster.pod(&self.namespace(), &plan.source_pod);
+        source.is_none_or(|source| {
+            source.metadata.deletion_timestamp.is_some()
+                || source.uid().as_deref() != Some(&plan.source_uid)
+        })
+    }
+
+    /// The source's ReplicaSet gets the target before a fresh pod of its own has started: of the two it
+    /// deletes the one that is not ready. Then the template is as it was.
+    async fn give_up(&self, name: &str, source_set: &str) -> Result<Outcome, Trouble> {
+        if let Some(set) = self.read::<ReplicaSet>(source_set).await? {
+            let hash = &set.data["spec"]["template"]["metadata"]["labels"][OWNERS_LABEL];
+            self.label(json!({ OWNERS_LABEL: hash })).await?;
+        }
+        self.restore(name, source_set).await?;
+        let why = "somebody has deleted the pod's source meanwhile, and its ReplicaSet replaces it";
+        Ok(Outcome::NotPinned(not_pinned(name, why)))
+    }
+
+    /// Until the new ReplicaSet has the target, and the Deployment's controller the ReplicaSet; false if
+    /// the source is going before there is one.
+    async fn hand_to_new_set(&self, deployment: &DynamicObject) -> Result<bool, Trouble> {
         let plan = self.plan()?;
         // The copy is all there is, or its end is the workload's own: its owner makes a fresh pod.
         let committed =
             matches!(self.phase, Phase::Finalizing { step: SwitchStep::Replace(Some(_)), .. });
-        let set = set_name(&deployment.name_any(), &self.uid());
+        let set = self.new_set(&deployment.name_any());
         if self.read::<ReplicaSet>(&set).await?.is_none() {
-            self.label(deployment).await?;
-            tokio::time::sleep(SETTLES).await;
+            self.label(self.new_labels(deployment)?).await?;
+            for _ in 0..SETTLES.1 {
+                if self.source_is_going() {
+                    return Ok(false);
+                }
+                tokio::time::sleep(SETTLES.0).await;
+            }
             if !committed && matches!(self.adoption().await?, Adoption::Never) {
                 return Err(wait(format!("target pod {} has ended", plan.target_pod)));
             }
@@ -225,12 +259,29 @@ impl Hands<'_> {
             }
         }
         self.until(Expected::TakenOver(&set)).await?;
-        self.until(Expected::Adopted { by: &set, or_nobody: committed }).await
+        self.until(Expected::Adopted { by: &set, or_nobody: committed }).await?;
+        Ok(true)
     }
 
     /// The template of the source's ReplicaSet again, then the new ReplicaSet goes, and what it has.
     pub(crate) async fn unpin(&self) -> Result<Outcome, Trouble> {
         let (name, source_set) = self.deployment()?;
+        self.restore(name, source_set).await?;
+        let set = self.new_set(name);
+        let params = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            ..DeleteParams::default()
+        };
+        match self.replica_sets().delete(&set, &params).await {
+            Err(error) if !not_found(&error) => {
+                Err(kube_trouble("delete ReplicaSet", &set, &error))
+            }
+            _ => Ok(Outcome::Done),
+        }
+    }
+
+    /// The template of the source's ReplicaSet again, and no pause.
+    async fn restore(&self, name: &str, source_set: &str) -> Result<(), Trouble> {
         if let Some(mut deployment) = self.read::<Deployment>(name).await?
             && (self.has_pinned(&deployment)
                 || deployment.annotations().get(PAUSED_BY) == Some(&self.uid()))
@@ -245,17 +296,12 @@ impl Hands<'_> {
             resume(&mut deployment);
             self.write(&deployment).await?;
         }
-        let set = set_name(name, &self.uid());
-        let params = DeleteParams {
-            propagation_policy: Some(PropagationPolicy::Background),
-            ..DeleteParams::default()
-        };
-        match self.replica_sets().delete(&set, &params).await {
-            Err(error) if !not_found(&error) => {
-                Err(kube_trouble("delete ReplicaSet", &set, &error))
-            }
-            _ => Ok(Outcome::Done),
-        }
+        Ok(())
+    }
+
+    /// The name of the ReplicaSet that pins a Deployment.
+    fn new_set(&self, deployment: &str) -> String {
+        set_name(deployment, &self.uid())
     }
 
     fn deployment(&self) -> Result<(&str, &str), Trouble> {
@@ -339,14 +385,18 @@ impl Hands<'_> {
     }
 
     /// All the source's labels, but the new template's digest.
-    async fn label(&self, deployment: &DynamicObject) -> Result<(), Trouble> {
-        let plan = self.plan()?;
-        let source = self.cluster.pod(&self.namespace(), &plan.source_pod);
+    fn new_labels(&self, deployment: &DynamicObject) -> Result<Value, Trouble> {
+        let source = self.cluster.pod(&self.namespace(), &self.plan()?.source_pod);
         let mut labels = match source {
             Some(source) => json!(labels_at_switch(&source)),
             None => deployment.data["spec"]["template"]["metadata"]["labels"].clone(),
         };
         labels[OWNERS_LABEL] = json!(hash(&self.uid()));
+        Ok(labels)
+    }
+
+    async fn label(&self, labels: Value) -> Result<(), Trouble> {
+        let plan = self.plan()?;
         let patch = Patch::Merge(json!({ "metadata": { "labels": labels } }));
         match self.pods().patch(&plan.target_pod, &PatchParams::default(), &patch).await {
             Err(error) if !not_found(&error) => {
@@ -369,7 +419,7 @@ impl Hands<'_> {
         if ended || target.metadata.deletion_timestamp.is_some() {
             return Ok(Adoption::Never);
         }
-        let set = set_name(self.deployment()?.0, &self.uid());
+        let set = self.new_set(self.deployment()?.0);
         let owned = target.owner_references().iter().any(|owner| owner.name == set);
         Ok(if owned { Adoption::Done } else { Adoption::Waits })
     }

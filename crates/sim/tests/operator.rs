@@ -2,7 +2,7 @@
 
 use shadow_broker::memory;
 use shadow_protocol::spec::{IdentitySwap, ReplayMode};
-use shadow_sim::scenario::OwnerKind;
+use shadow_sim::scenario::{OwnerKind, WorldFault};
 use shadow_sim::shop::campaign::{self, Tally};
 use shadow_sim::shop::plan::{Call, Fault, Plan, REQUEST_FAULTS};
 use shadow_sim::shop::{run, run_logged};
@@ -41,11 +41,10 @@ fn ordinary() -> Vec<(Plan, usize)> {
             (it.owner, it.swap, it.alone()) == (owner, swap, alone)
         };
         let mut plans = (0..1_000).map(|seed| plan(seed, Vec::new())).filter(of_kind);
-        let plan =
-            plans.find(|plan| run(plan).end == "Completed").expect("one of its kind completes");
-        (plan, step)
+        plans.find(|plan| run(plan).end == "Completed").map(|plan| (plan, step))
     };
-    let mut all: Vec<_> = kinds.into_iter().map(first).collect();
+    let mut all: Vec<_> = kinds.into_iter().filter_map(first).collect();
+    assert_eq!(all.len(), kinds.len(), "one of each kind completes");
     let mut parked = all[2].0.clone();
     (parked.scenario.mode, parked.scenario.habits.remembers) = (Some(ReplayMode::Park), true);
     all.push((parked, 5));
@@ -97,6 +96,16 @@ fn every_fault_at_every_request() {
                 assert_clean(&with(&plan, Fault::Request(nth, fault)));
             }
         }
+    }
+}
+
+/// Its ReplicaSet would make a fresh pod, which consumes the queue, while its Deployment is pinned.
+#[test]
+fn a_source_that_somebody_deletes_at_the_switch_is_not_replaced() {
+    let pinned = Plan::from_seed(479);
+    assert_eq!(pinned.scenario.owner, OwnerKind::Deployment);
+    for at in (4_000..5_600).step_by(20) {
+        assert_clean(&with(&pinned, Fault::World(at, WorldFault::SourceGone)));
     }
 }
 
