@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use crate::archive::{self, Facts};
 use crate::oci::{Documents, architecture, push_documents};
 use crate::reference::ImageRef;
-use crate::registry::Client;
+use crate::registry::{Blob, Client};
 
 /// Why an image was not pushed.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +87,14 @@ pub async fn push_checkpoint(
         push_documents(client, to, &Documents::new(&json!({}), &[layer], &annotations)).await?;
     let digest = image.reference().to_owned();
     Ok(PushReport { image, digest, bytes, facts })
+}
+
+/// The documents of the image of an archive that was taken on another node. Its cgroup version is not
+/// known here, and its kernel only if the archive says so.
+pub fn documents(container: &str, facts: &Facts, layer: &Blob) -> Documents {
+    let host = Host { kernel: String::new(), cgroup: "" };
+    let annotations = annotations(container, facts, &host);
+    Documents::new(&json!({}), std::slice::from_ref(layer), &annotations)
 }
 
 /// What the archive does not say. The transfer runs on the node that took the checkpoint.

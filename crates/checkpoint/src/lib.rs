@@ -7,9 +7,11 @@
 //!
 //! Memory use does not depend on the archive's size.
 
+pub mod agent;
 pub mod archive;
 mod headers;
 pub mod image;
+pub mod kubelet_archives;
 pub mod oci;
 pub mod reference;
 pub mod registry;

@@ -7,8 +7,6 @@
 //! sent, given up, or stopped because the migration is rolled back. There is no second pod that would
 //! need it: what passes is tried again here.
 
-mod attempts;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,7 +14,9 @@ use anyhow::{anyhow, bail};
 use backon::{ExponentialBuilder, Retryable as _};
 use clap::Args;
 use serde_json::{Value, json};
-use shadow_checkpoint::{Client, Credentials, ImageRef, PushReport, image, push_checkpoint};
+use shadow_checkpoint::{
+    Client, Credentials, ImageRef, PushReport, image, kubelet_archives, push_checkpoint,
+};
 
 use crate::run::stop;
 
@@ -82,7 +82,7 @@ async fn transfer(
     // Only now: until the result is told, the archive is the only copy that anyone knows of.
     if args.remove {
         let within = Duration::from_secs(args.attempts_within.into());
-        let others = attempts::before(&args.archive, within);
+        let others = kubelet_archives::before(&args.archive, within);
         for archive in std::iter::once(&args.archive).chain(&others) {
             remove(archive);
         }

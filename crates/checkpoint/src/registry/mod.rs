@@ -19,6 +19,7 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 pub use reading::blob_of_file;
+pub(crate) use reading::{Ended, Reading};
 use sha2::{Digest as _, Sha256};
 use transport::Transport;
 

@@ -24,7 +24,7 @@ const AHEAD: usize = 4;
 const LAST_CHUNK: Duration = Duration::from_secs(5);
 
 /// How a reading ended.
-pub(super) enum Ended {
+pub(crate) enum Ended {
     /// Everything was read and taken; this is the digest.
     Whole(String),
     /// The file can't be read, or became shorter.
@@ -34,7 +34,7 @@ pub(super) enum Ended {
 }
 
 /// See the module.
-pub(super) struct Reading {
+pub(crate) struct Reading {
     /// Size of the file in bytes.
     pub size: u64,
     /// Bytes handed to the network so far.
@@ -46,7 +46,7 @@ pub(super) struct Reading {
 impl Reading {
     /// Begins to read the file at `path`. A thread reads and hashes, so that neither waits for the
     /// network as long as there is room.
-    pub(super) async fn begin(path: &Path) -> io::Result<Self> {
+    pub(crate) async fn begin(path: &Path) -> io::Result<Self> {
         let file = tokio::fs::File::open(path).await?;
         let size = file.metadata().await?.len();
         let file = file.into_std().await;
@@ -56,7 +56,7 @@ impl Reading {
     }
 
     /// The content, once.
-    pub(super) fn body(&mut self) -> Body {
+    pub(crate) fn body(&mut self) -> Body {
         let taken = self.taken.clone();
         let frames = stream::unfold(self.chunks.take(), move |chunks| {
             let taken = taken.clone();
@@ -74,7 +74,7 @@ impl Reading {
 
     /// What came of it, when the upload has ended either way: the reader has ended too, or does as
     /// soon as the connection lets go of the content.
-    pub(super) async fn end(self) -> Ended {
+    pub(crate) async fn end(self) -> Ended {
         drop(self.chunks);
         match tokio::time::timeout(LAST_CHUNK, self.reader).await {
             Ok(Ok(ended)) => ended,

@@ -1,0 +1,208 @@
+//! The node agent `ms2m-agent`: brings checkpoints to other nodes, and takes them in.
+//!
+//! ```text
+//! source node                                  target node
+//! kubelet ─► archive ─► orders.rs ══ TLS ══► receive.rs ─► staging disk ─► offered.rs ─► runtime
+//!                       (send, push)          (hashed while it is written)  (a registry of one image,
+//!                                                                            on the node's loopback)
+//! ```
+//!
+//! Nothing of an archive is kept in memory, on the sending node nothing is written, on the receiving node
+//! everything is written once. Who may do what is in [`identity`].
+
+mod answer;
+pub mod identity;
+mod offered;
+mod orders;
+mod receive;
+pub mod server;
+mod store;
+mod tls;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post, put};
+use tokio::sync::Semaphore;
+
+use identity::{Gate, Reviewer};
+use store::Store;
+
+/// How an agent is run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where operator, Jobs and other agents reach it.
+    pub listen: SocketAddr,
+    /// Where the node's runtime reaches it: the pod's end of a port on the node's loopback.
+    pub registry: SocketAddr,
+    /// `tls.crt`, `tls.key` and `ca.crt`, which may be replaced at any time.
+    pub tls: PathBuf,
+    /// Folder in which the runtime looks for the authority of that registry; absent: none.
+    pub trust: Option<PathBuf>,
+    /// The kubelet's folder of archives.
+    pub checkpoints: PathBuf,
+    /// Where archives from other nodes are kept. It is emptied at the start.
+    pub staging: PathBuf,
+    /// Larger archives are refused, in bytes.
+    pub largest: u64,
+    /// So much of the staging disk stays free, in bytes.
+    pub reserve: u64,
+    /// So many archives come in at a time, and so many go out; the others wait in order.
+    pub at_once: usize,
+    /// So many may wait; more are refused.
+    pub waiting: usize,
+    /// How patient it is with its peers.
+    pub patience: Patience,
+}
+
+/// How long a peer may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For a TLS handshake, and then for a request's headers.
+    pub headers: std::time::Duration,
+    /// For the next piece of an upload.
+    pub piece: std::time::Duration,
+    /// For all of it, on top of a second for every [`SLOWEST`] bytes.
+    pub upload: std::time::Duration,
+    /// How long a transfer that nobody asks about is remembered.
+    pub memory: std::time::Duration,
+}
+
+/// Bytes per second that an upload has to bring.
+pub const SLOWEST: u64 = 2 << 20;
+
+impl Default for Patience {
+    fn default() -> Self {
+        let seconds = std::time::Duration::from_secs;
+        Self {
+            headers: seconds(10),
+            piece: seconds(30),
+            upload: seconds(60),
+            memory: seconds(3600),
+        }
+    }
+}
+
+/// Why an agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It can't listen.
+    #[error("listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Its certificate is no good.
+    #[error("{0}")]
+    Tls(String),
+    /// It can't use a folder.
+    #[error("use folder {folder}")]
+    Folder {
+        /// Which.
+        folder: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What all requests share.
+pub(crate) struct Agent {
+    settings: Settings,
+    gate: Gate,
+    store: Store,
+    /// Who may come in, in order.
+    incoming: Semaphore,
+    /// Who may wait for that.
+    queue: Semaphore,
+    outgoing: Arc<Semaphore>,
+    certificates: Arc<tls::Certificates>,
+}
+
+/// A running agent's addresses.
+pub struct Running {
+    /// Where operator, Jobs and other agents reach it.
+    pub address: SocketAddr,
+    /// Where the runtime reaches it.
+    pub registry: SocketAddr,
+    tasks: tokio::task::JoinSet<()>,
+}
+
+impl Running {
+    /// Serves until `stop` resolves.
+    pub async fn until(mut self, stop: impl Future<Output = ()>) {
+        tokio::select! {
+            () = stop => {}
+            _ = self.tasks.join_next() => tracing::error!("a listener ended"),
+        }
+    }
+}
+
+/// Starts an agent. Tokens are asked about at `reviewer`.
+pub async fn start(settings: Settings, reviewer: Arc<dyn Reviewer>) -> Result<Running, Error> {
+    store::empty(&settings.staging).map_err(|source| Error::Folder {
+        folder: settings.staging.display().to_string(),
+        source,
+    })?;
+    let certificates = tls::Certificates::load(&settings.tls, settings.trust.as_deref())
+        .map(Arc::new)
+        .map_err(Error::Tls)?;
+    let agent = Arc::new(Agent {
+        gate: Gate::new(reviewer),
+        store: Store::default(),
+        incoming: Semaphore::new(settings.at_once),
+        queue: Semaphore::new(settings.waiting),
+        outgoing: Arc::new(Semaphore::new(settings.at_once)),
+        certificates: certificates.clone(),
+        settings,
+    });
+    let listen = async |address| {
+        let bound = tokio::net::TcpListener::bind(address).await;
+        bound.map_err(|source| Error::Listen { address, source })
+    };
+    let control = listen(agent.settings.listen).await?;
+    let registry = listen(agent.settings.registry).await?;
+    let addresses = (control.local_addr(), registry.local_addr());
+    let unknown = |source| Error::Listen { address: agent.settings.listen, source };
+    let (address, registry_address) =
+        (addresses.0.map_err(unknown)?, addresses.1.map_err(unknown)?);
+    let mut tasks = tokio::task::JoinSet::new();
+    let patience = agent.settings.patience;
+    tasks.spawn(server::serve(control, certificates.clone(), control_routes(&agent), patience));
+    tasks.spawn(server::serve(registry, certificates, offered::routes(&agent), patience));
+    tasks.spawn(janitor(agent));
+    tracing::info!(%address, registry = %registry_address, "listening");
+    Ok(Running { address, registry: registry_address, tasks })
+}
+
+fn control_routes(agent: &Arc<Agent>) -> Router {
+    let upload = post(receive::checkpoint).layer(DefaultBodyLimit::disable());
+    Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/checkpoint", upload)
+        .route("/transfers/{transfer}", put(orders::expect))
+        .route("/send", post(orders::send))
+        .route("/registry-push", post(orders::registry_push))
+        .route("/local-load", post(orders::local_load))
+        .route("/forget", post(orders::forget))
+        .with_state(agent.clone())
+}
+
+/// What an operator that never came back has left.
+async fn janitor(agent: Arc<Agent>) {
+    let memory = agent.settings.patience.memory;
+    let mut ticks = tokio::time::interval((memory / 10).max(std::time::Duration::from_millis(10)));
+    loop {
+        ticks.tick().await;
+        for transfer in agent.store.forget_older(memory) {
+            tracing::warn!(transfer, "nobody asked about this transfer any more: forgotten");
+        }
+        agent.certificates.refresh();
+    }
+}

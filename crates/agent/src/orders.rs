@@ -1,0 +1,254 @@
+//! What the operator orders. An order that is given twice is carried out once.
+
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use backon::{ExponentialBuilder, Retryable as _};
+use serde_json::{Value, json};
+use shadow_checkpoint::agent::wire::{
+    Arrived, Expected, ForgetOrder, LoadOrder, Origin, PushOrder, REGISTRY, SendOrder, is_name,
+};
+use shadow_checkpoint::agent::{self as other, Agent as Other};
+use shadow_checkpoint::archive::{self, Facts};
+use shadow_checkpoint::registry::{Blob, blob_of_file};
+use shadow_checkpoint::{Client, Credentials, ImageRef, image, kubelet_archives, push_checkpoint};
+use tokio::sync::watch;
+
+use crate::Agent;
+use crate::answer::{No, chain};
+use crate::store::{Offer, Outcome, remove};
+
+/// Attempts after the first, and the pause before the first of them; it doubles: half a minute in all.
+const RETRIES: usize = 5;
+const PAUSE: Duration = Duration::from_secs(1);
+
+type Answered = Result<Json<Arrived>, No>;
+
+async fn operator(agent: &Agent, headers: &HeaderMap, transfer: &str) -> Result<(), No> {
+    agent.gate.who(headers).await?.must_be_operator()?;
+    if is_name(transfer) {
+        return Ok(());
+    }
+    let why = "a transfer's name has lower-case letters, digits and dashes, 64 at most";
+    Err(No::refused(StatusCode::BAD_REQUEST, why))
+}
+
+/// `PUT /transfers/{transfer}`
+pub(crate) async fn expect(
+    State(agent): State<Arc<Agent>>,
+    Path(transfer): Path<String>,
+    headers: HeaderMap,
+    Json(expected): Json<Expected>,
+) -> Result<Json<Value>, No> {
+    operator(&agent, &headers, &transfer).await?;
+    agent.store.expect(&transfer, expected);
+    Ok(Json(json!({})))
+}
+
+/// `POST /send`
+pub(crate) async fn send(
+    State(agent): State<Arc<Agent>>,
+    headers: HeaderMap,
+    Json(order): Json<SendOrder>,
+) -> Answered {
+    operator(&agent, &headers, &order.transfer).await?;
+    let file = archive_of(&agent, &order.tar_path, &order.origin)?;
+    // A fresh token for the same does not make it another.
+    let name = format!("send {} {}", order.tar_path, order.agent);
+    let transfer = order.transfer.clone();
+    let (folder, outgoing) = (agent.settings.tls.clone(), agent.outgoing.clone());
+    carry_out(&agent, &transfer, &name, async move {
+        let _turn = outgoing.acquire().await;
+        let authorities = std::fs::read(folder.join("ca.crt")).map_err(|error| {
+            No::passing(StatusCode::INTERNAL_SERVER_ERROR, format!("read ca.crt: {error}"))
+        })?;
+        let to = Other::new(&order.agent, &authorities, &order.token).map_err(|e| failed(&e))?;
+        let upload = || to.upload(&order.transfer, &file, &order.origin.container);
+        upload
+            .retry(pauses())
+            .when(other::Error::is_passing)
+            .notify(|error, pause| tracing::warn!(%error, ?pause, "trying again"))
+            .await
+            .map_err(|error| failed(&error))
+    })
+    .await
+}
+
+/// `POST /registry-push`
+pub(crate) async fn registry_push(
+    State(agent): State<Arc<Agent>>,
+    headers: HeaderMap,
+    Json(order): Json<PushOrder>,
+) -> Answered {
+    operator(&agent, &headers, &order.transfer).await?;
+    let file = archive_of(&agent, &order.tar_path, &order.origin)?;
+    let to: Result<ImageRef, _> = order.image_ref.parse();
+    let to = to.map_err(|error| No::refused(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let name = format!("push {} {to}", order.tar_path);
+    let transfer = order.transfer.clone();
+    let outgoing = agent.outgoing.clone();
+    carry_out(&agent, &transfer, &name, async move {
+        let _turn = outgoing.acquire().await;
+        let begun = Instant::now();
+        let push = async || -> Result<_, image::Error> {
+            let credentials = match &order.docker_config {
+                Some(config) => Credentials::from_docker_config(config, &to.host)?,
+                None => None,
+            };
+            let client = Client::connect(&to.host, credentials, false).await?;
+            push_checkpoint(&client, &file, &to, &order.origin.container).await
+        };
+        let pushed = push.retry(pauses()).when(image::Error::is_passing).await;
+        let report = pushed.map_err(|error| No::refused(StatusCode::BAD_GATEWAY, chain(&error)))?;
+        Ok(Arrived {
+            image: report.image.to_string(),
+            digest: report.digest,
+            bytes: report.bytes,
+            base_image: report.facts.base_image().to_owned(),
+            seconds: begun.elapsed().as_secs_f64(),
+        })
+    })
+    .await
+}
+
+/// `POST /local-load`: the archive is offered where it is.
+pub(crate) async fn local_load(
+    State(agent): State<Arc<Agent>>,
+    headers: HeaderMap,
+    Json(order): Json<LoadOrder>,
+) -> Answered {
+    operator(&agent, &headers, &order.transfer).await?;
+    if let Some(offer) = agent.store.offered(&order.transfer)
+        && FilePath::new(&order.tar_path).file_name() == offer.file.file_name()
+    {
+        return Ok(Json(offer.arrived.clone()));
+    }
+    let file = archive_of(&agent, &order.tar_path, &order.origin)?;
+    let begun = Instant::now();
+    let archive = file.clone();
+    let layer = tokio::task::spawn_blocking(move || blob_of_file(&archive)).await;
+    let layer = layer
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()))
+        .map_err(|error| no_archive(&file, &error.to_string()))?;
+    let offer = offer_of(file, false, layer, &order.origin, &order.transfer, begun).await?;
+    let arrived = offer.arrived.clone();
+    agent.store.offer(&order.transfer, offer, false);
+    Ok(Json(arrived))
+}
+
+/// `POST /forget`
+pub(crate) async fn forget(
+    State(agent): State<Arc<Agent>>,
+    headers: HeaderMap,
+    Json(order): Json<ForgetOrder>,
+) -> Result<Json<Value>, No> {
+    operator(&agent, &headers, &order.transfer).await?;
+    agent.store.forget(&order.transfer);
+    let folder = &agent.settings.checkpoints;
+    for archive in kubelet_archives::since(folder, &order.origin, order.since) {
+        remove(&archive);
+    }
+    Ok(Json(json!({})))
+}
+
+fn pauses() -> ExponentialBuilder {
+    ExponentialBuilder::default().with_min_delay(PAUSE).with_max_times(RETRIES)
+}
+
+fn failed(error: &other::Error) -> No {
+    No::refused(StatusCode::BAD_GATEWAY, chain(error))
+}
+
+fn no_archive(file: &FilePath, why: &str) -> No {
+    No::refused(StatusCode::NOT_FOUND, format!("read checkpoint archive {}: {why}", file.display()))
+}
+
+/// Runs `work` beside the request: who asks again finds what came of it.
+async fn carry_out(
+    agent: &Agent,
+    transfer: &str,
+    order: &str,
+    work: impl Future<Output = Result<Arrived, No>> + Send + 'static,
+) -> Answered {
+    let begin = || -> (tokio::task::AbortHandle, Outcome) {
+        let (done, outcome) = watch::channel(None);
+        let task = tokio::spawn(async move {
+            let _ = done.send(Some(work.await));
+        });
+        (task.abort_handle(), outcome)
+    };
+    let mut outcome = agent.store.task(transfer, order, begin);
+    let given_up = || {
+        let why = format!("transfer {transfer} was given up meanwhile");
+        No::refused(StatusCode::GONE, why)
+    };
+    let found = outcome.wait_for(Option::is_some).await.map_err(|_| given_up())?;
+    found.clone().ok_or_else(given_up)?.map(Json)
+}
+
+/// The archive that an order names: a file in the kubelet's folder, itself and no link, of that very
+/// container.
+fn archive_of(agent: &Agent, path: &str, origin: &Origin) -> Result<PathBuf, No> {
+    let folder = &agent.settings.checkpoints;
+    let said = FilePath::new(path);
+    let refused = |why: &str| {
+        let why = format!("{why}; archives are in {}", kubelet_archives::FOLDER);
+        No::refused(StatusCode::FORBIDDEN, why)
+    };
+    let inside = said.parent() == Some(FilePath::new(kubelet_archives::FOLDER))
+        || said.parent() == Some(folder);
+    let name = said.file_name().filter(|_| inside).ok_or_else(|| refused("no such archive"))?;
+    if !kubelet_archives::is_of(FilePath::new(name), origin) {
+        return Err(refused("the archive is of another container"));
+    }
+    let file = folder.join(name);
+    let found =
+        std::fs::symlink_metadata(&file).map_err(|error| no_archive(&file, &error.to_string()))?;
+    if !found.is_file() {
+        return Err(refused("the archive is no regular file"));
+    }
+    Ok(file)
+}
+
+/// The image around an archive, if that is of `origin`.
+pub(crate) async fn offer_of(
+    file: PathBuf,
+    staged: bool,
+    layer: Blob,
+    origin: &Origin,
+    transfer: &str,
+    begun: Instant,
+) -> Result<Offer, No> {
+    let archive = file.clone();
+    let facts = tokio::task::spawn_blocking(move || archive::facts(&archive)).await;
+    let unusable = |why: String| No::refused(StatusCode::UNPROCESSABLE_ENTITY, why);
+    let facts = facts
+        .map_err(|_| No::passing(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending"))?
+        .map_err(|error| unusable(chain(&error)))?;
+    is_of(&facts, origin).map_err(unusable)?;
+    let documents = image::documents(&origin.container, &facts, &layer);
+    let digest = documents.digest();
+    let arrived = Arrived {
+        image: format!("{REGISTRY}/ms2m/{transfer}@{digest}"),
+        digest,
+        bytes: layer.size,
+        base_image: facts.base_image().to_owned(),
+        seconds: begun.elapsed().as_secs_f64(),
+    };
+    Ok(Offer { file, staged, layer, documents, arrived })
+}
+
+/// What an archive says of itself; words that it does not say are no reason to refuse it.
+fn is_of(facts: &Facts, origin: &Origin) -> Result<(), String> {
+    for (said, wanted) in [(&facts.namespace, &origin.namespace), (&facts.pod, &origin.pod)] {
+        if !said.is_empty() && said != wanted {
+            let Origin { namespace, pod, .. } = origin;
+            return Err(format!("the archive is of another pod than {namespace}/{pod}"));
+        }
+    }
+    Ok(())
+}
