@@ -25,6 +25,19 @@ pub struct Case {
     expected: Option<&'static str>,
     /// So many messages wait when it begins.
     backlog: u64,
+    /// Where node agents are.
+    agents: Agents,
+    /// It is refused with this reason, and nothing is touched.
+    refused: Option<&'static str>,
+}
+
+/// Where node agents are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Agents {
+    Nowhere,
+    /// On the target's node only.
+    Target,
+    Everywhere,
 }
 
 /// One row of the table: medians of the times, sums of the rest.
@@ -63,7 +76,8 @@ pub struct Row {
 }
 
 fn case(name: &'static str, workload: Workload, asked: Value) -> Case {
-    Case { name, workload, pod: None, asked, expected: None, backlog: 0 }
+    let (pod, expected, backlog, agents, refused) = (None, None, 0, Agents::Nowhere, None);
+    Case { name, workload, pod, asked, expected, backlog, agents, refused }
 }
 
 /// Kinds of workloads, and who the pod is afterwards.
@@ -123,7 +137,46 @@ pub fn modes() -> Vec<Case> {
     ]
 }
 
+/// From node to node, without a registry.
+pub fn direct() -> Vec<Case> {
+    let direct = |name, workload, mut asked: Value| {
+        asked["transferMode"] = json!("Direct");
+        asked["checkpointImageRepository"] = Value::Null;
+        Case { agents: Agents::Everywhere, ..case(name, workload, asked) }
+    };
+    let bare = || Workload { bare: true, ..Workload::default() };
+    let set = |replicas| Workload { stateful_set: true, replicas, ..Workload::default() };
+    let shadow = || json!({ "migrationStrategy": "ShadowPod" });
+    let sequential = || json!({ "migrationStrategy": "Sequential" });
+    let swap = |mode| json!({ "migrationStrategy": "ShadowPod", "identitySwapMode": mode });
+    let last = |case| Case { pod: Some("consumer-2"), ..case };
+    let with = |agents, case| Case { agents, ..case };
+    vec![
+        direct("bare pod, ShadowPod", bare(), shadow()),
+        direct("Deployment of 1, ShadowPod", Workload::default(), shadow()),
+        direct("StatefulSet of 1, Sequential", set(1), sequential()),
+        last(direct("StatefulSet of 3, last, Sequential", set(3), sequential())),
+        last(direct("StatefulSet of 3, last, ShadowPod", set(3), shadow())),
+        direct("StatefulSet of 1, ShadowPod, ExchangeFence", set(1), swap("ExchangeFence")),
+        direct("StatefulSet of 1, ShadowPod, Cutoff", set(1), swap("Cutoff")),
+        with(Agents::Target, direct("bare pod, agent on the target only", bare(), shadow())),
+        Case {
+            refused: Some("TargetNodeRefuses"),
+            ..with(Agents::Nowhere, direct("bare pod, no agents", bare(), shadow()))
+        },
+        with(Agents::Everywhere, case("bare pod, Registry by agent", bare(), shadow())),
+    ]
+}
+
 impl Case {
+    async fn place_agents(&self, cluster: &Cluster, target: &str) -> anyhow::Result<()> {
+        match self.agents {
+            Agents::Nowhere => cluster.remove_agents().await,
+            Agents::Target => cluster.install_agents(&[target.to_owned()]).await,
+            Agents::Everywhere => cluster.install_agents(&cluster.lab.nodes()).await,
+        }
+    }
+
     /// Moves the pod so many `times`, there and back, under one load.
     pub async fn run(&self, cluster: &Cluster, times: usize) -> anyhow::Result<Row> {
         migrate::delete_all(cluster).await?;
@@ -141,10 +194,19 @@ impl Case {
             let first = || others.first().map(ResourceExt::name_any);
             let name = pod.or_else(first).context("no consumer")?;
             let source = cluster.pods().get(&name).await?;
+            let (_, target) = scenario::other_node(cluster, &source)?;
+            self.place_agents(cluster, &target).await?;
             scenario::reset_probe(cluster).await?;
             let moved = scenario::move_pod(cluster, &source, &self.asked_of(), |_| {}).await?;
             let status = moved.object.status.clone().unwrap_or_default();
             phase(&moved.object).clone_into(&mut row.outcome);
+            if let Some(reason) = self.refused {
+                let why = format!("{:?}", status.conditions);
+                ensure!(row.outcome == "Failed" && why.contains(reason), "{}: {why}", self.name);
+                row.result = "pass";
+                row.leftovers = scenario::left_in_the_end(cluster).await;
+                return Ok(row);
+            }
             ensure!(row.outcome == "Completed", "{}: {:?}", self.name, status.message);
             let mode = status.handoff.and_then(|handoff| handoff.mode);
             let expected = self.expected.is_none_or(|it| mode.as_deref() == Some(it));

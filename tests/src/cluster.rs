@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -14,6 +14,9 @@ use kube::core::GroupVersionKind;
 use kube::{Api, Client, Config, ResourceExt, discovery};
 use serde_json::{Value, json};
 use shadow_lab::Lab;
+
+/// The node agents' manifest.
+const AGENTS: &str = "config/daemonset/ms2m-agent.yaml";
 
 /// Image of the operator and the transfer Job, as nodes name it.
 pub fn operator_image() -> String {
@@ -116,6 +119,52 @@ impl Cluster {
         pods.delete_collection(&DeleteParams::default().grace_period(1), &ListParams::default())
             .await?;
         self.wait_deployment("ms2m-system", "shadow-operator").await
+    }
+
+    /// Installs the node agents from `config/`, on these nodes only, and waits until they are ready. The
+    /// operator has to be there: it issues their certificate.
+    pub async fn install_agents(&self, nodes: &[String]) -> anyhow::Result<()> {
+        // A term names one node; one of the terms has to fit.
+        let term = |node: &String| {
+            json!({ "matchFields": [{
+                "key": "metadata.name", "operator": "In", "values": [node]
+            }] })
+        };
+        let terms: Vec<Value> = nodes.iter().map(term).collect();
+        let on_these = json!({ "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": terms }
+        } });
+        let place = |document: &mut Value| {
+            use_lab_image(document);
+            if document["kind"] == "DaemonSet" {
+                document["spec"]["template"]["spec"]["affinity"] = on_these.clone();
+            }
+        };
+        self.apply(AGENTS, place).await?;
+        let api: Api<DaemonSet> = Api::namespaced(self.client.clone(), "ms2m-system");
+        wait_for("the node agents to be ready", Duration::from_mins(2), async || {
+            let found = api.get("ms2m-agent").await?;
+            let status = found.status.unwrap_or_default();
+            let all = i32::try_from(nodes.len())?;
+            let ready = status.number_ready == all
+                && status.desired_number_scheduled == all
+                && status.current_number_scheduled == all
+                && status.updated_number_scheduled == Some(all)
+                && status.observed_generation == found.metadata.generation;
+            Ok(ready.then_some(()))
+        })
+        .await
+    }
+
+    /// Removes the node agents, and waits until they are gone.
+    pub async fn remove_agents(&self) -> anyhow::Result<()> {
+        self.delete(AGENTS).await?;
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), "ms2m-system");
+        let agents = ListParams::default().labels("app.kubernetes.io/name=ms2m-agent");
+        wait_for("the node agents to be gone", Duration::from_mins(1), async || {
+            Ok(pods.list(&agents).await?.items.is_empty().then_some(()))
+        })
+        .await
     }
 
     /// Waits until a Deployment has all its replicas ready and no others.

@@ -1,6 +1,7 @@
 //! What the demo and the end-to-end tests share: a world to run a migration in, the workload, and
 //! the report. All of it is real; nothing here decides anything about a migration.
 
+pub mod bench;
 pub mod broker;
 pub mod cases;
 pub mod cluster;

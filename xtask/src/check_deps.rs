@@ -1,7 +1,7 @@
 //! `cargo xtask check-deps`: dependencies point inward, and `protocol` is pure.
 //!
 //! ```text
-//! shadow (cli) → sim → operator → broker, checkpoint, api → protocol → serde, serde_json, thiserror
+//! shadow (cli) → sim → operator, agent → broker, checkpoint, api → protocol → serde, serde_json, thiserror
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +18,7 @@ const RINGS: &[(&str, u8)] = &[
     ("shadow-api", 1),
     ("shadow-broker", 1),
     ("shadow-checkpoint", 1),
+    ("shadow-agent", 2),
     ("shadow-operator", 2),
     ("shadow-sim", 3),
     ("shadow", 4),

@@ -14,6 +14,8 @@ enum Table {
     Identity,
     /// Ways to hand over, kinds of queues and exchanges
     Modes,
+    /// From node to node, without a registry
+    Direct,
 }
 
 #[derive(clap::Args)]
@@ -36,6 +38,7 @@ impl Table {
         match self {
             Table::Identity => "identity",
             Table::Modes => "modes",
+            Table::Direct => "direct",
         }
     }
 
@@ -43,6 +46,7 @@ impl Table {
         match self {
             Table::Identity => cases::identity(),
             Table::Modes => cases::modes(),
+            Table::Direct => cases::direct(),
         }
     }
 }

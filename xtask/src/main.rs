@@ -1,5 +1,6 @@
 //! `cargo xtask`: what the project does to itself. One module per command.
 
+mod bench;
 mod check_deps;
 mod ci;
 mod crds;
@@ -40,6 +41,9 @@ enum Task {
     Image(image::Arguments),
     /// Run the protocol under plans of faults, and its mutants
     Sim(sim::Arguments),
+    /// Measure side by side what ways cost
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Run everything CI runs
     Ci,
 }
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Task::E2e(arguments) => e2e::run(&arguments),
         Task::Image(arguments) => image::run(&arguments),
         Task::Sim(arguments) => sim::run(&arguments),
+        Task::Bench(what) => bench::run(&what),
         Task::Ci => ci::run(),
     };
     result.unwrap_or_else(|error| {

@@ -3,8 +3,8 @@
 //! ```text
 //! source node                                  target node
 //! kubelet ─► archive ─► orders.rs ══ TLS ══► receive.rs ─► staging disk ─► offered.rs ─► runtime
-//!                       (send, push)          (hashed while it is written)  (a registry of one image,
-//!                                                                            on the node's loopback)
+//!                       (send, push)          (hashed while it is written)  (a registry that only the
+//!                                                                            node may read)
 //! ```
 //!
 //! Nothing of an archive is kept in memory, on the sending node nothing is written, on the receiving node
@@ -19,7 +19,7 @@ pub mod server;
 mod store;
 mod tls;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -36,11 +36,15 @@ use store::Store;
 pub struct Settings {
     /// Where operator, Jobs and other agents reach it.
     pub listen: SocketAddr,
-    /// Where the node's runtime reaches it: the pod's end of a port on the node's loopback.
+    /// Where the node's runtime reaches it.
     pub registry: SocketAddr,
+    /// The same as the runtime names it, `host:port`.
+    pub registry_name: String,
+    /// The node's addresses, from which the runtime comes; empty: any.
+    pub runtime: Vec<IpAddr>,
     /// `tls.crt`, `tls.key` and `ca.crt`, which may be replaced at any time.
     pub tls: PathBuf,
-    /// Folder in which the runtime looks for the authority of that registry; absent: none.
+    /// Folder in which the runtime looks for the authorities of registries; absent: none.
     pub trust: Option<PathBuf>,
     /// The kubelet's folder of archives.
     pub checkpoints: PathBuf,
@@ -150,16 +154,18 @@ pub async fn start(settings: Settings, reviewer: Arc<dyn Reviewer>) -> Result<Ru
         folder: settings.staging.display().to_string(),
         source,
     })?;
-    let certificates = tls::Certificates::load(&settings.tls, settings.trust.as_deref())
-        .map(Arc::new)
-        .map_err(Error::Tls)?;
+    let certificates = Arc::new(tls::Certificates::load(&settings.tls).map_err(Error::Tls)?);
+    let own = tls::Own::new(&settings.registry_name, settings.trust.as_deref());
+    let own = Arc::new(own.map_err(Error::Tls)?);
+    let config = |keys| tls::server(keys).map(Arc::new).map_err(Error::Tls);
+    let (for_all, for_runtime) = (config(certificates.clone())?, config(own)?);
     let agent = Arc::new(Agent {
         gate: Gate::new(reviewer),
         store: Store::default(),
         incoming: Semaphore::new(settings.at_once),
         queue: Semaphore::new(settings.waiting),
         outgoing: Arc::new(Semaphore::new(settings.at_once)),
-        certificates: certificates.clone(),
+        certificates,
         settings,
     });
     let listen = async |address| {
@@ -173,9 +179,10 @@ pub async fn start(settings: Settings, reviewer: Arc<dyn Reviewer>) -> Result<Ru
     let (address, registry_address) =
         (addresses.0.map_err(unknown)?, addresses.1.map_err(unknown)?);
     let mut tasks = tokio::task::JoinSet::new();
-    let patience = agent.settings.patience;
-    tasks.spawn(server::serve(control, certificates.clone(), control_routes(&agent), patience));
-    tasks.spawn(server::serve(registry, certificates, offered::routes(&agent), patience));
+    let (patience, runtime) = (agent.settings.patience, agent.settings.runtime.clone());
+    let (orders, offers) = (control_routes(&agent), offered::routes(&agent));
+    tasks.spawn(server::serve(control, for_all, orders, patience, Vec::new()));
+    tasks.spawn(server::serve(registry, for_runtime, offers, patience, runtime));
     tasks.spawn(janitor(agent));
     tracing::info!(%address, registry = %registry_address, "listening");
     Ok(Running { address, registry: registry_address, tasks })

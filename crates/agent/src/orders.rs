@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use backon::{ExponentialBuilder, Retryable as _};
 use serde_json::{Value, json};
 use shadow_checkpoint::agent::wire::{
-    Arrived, Expected, ForgetOrder, LoadOrder, Origin, PushOrder, REGISTRY, SendOrder, is_name,
+    Arrived, Expected, ForgetOrder, LoadOrder, Origin, PushOrder, SendOrder, is_name,
 };
 use shadow_checkpoint::agent::{self as other, Agent as Other};
 use shadow_checkpoint::archive::{self, Facts};
@@ -134,7 +134,8 @@ pub(crate) async fn local_load(
     let layer = layer
         .unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()))
         .map_err(|error| no_archive(&file, &error.to_string()))?;
-    let offer = offer_of(file, false, layer, &order.origin, &order.transfer, begun).await?;
+    let offer =
+        offer_of(file, false, layer, &order.origin, &place(&agent, &order.transfer), begun).await?;
     let arrived = offer.arrived.clone();
     agent.store.offer(&order.transfer, offer, false);
     Ok(Json(arrived))
@@ -214,13 +215,18 @@ fn archive_of(agent: &Agent, path: &str, origin: &Origin) -> Result<PathBuf, No>
     Ok(file)
 }
 
-/// The image around an archive, if that is of `origin`.
+/// Where the node's runtime finds what a transfer offers.
+pub(crate) fn place(agent: &Agent, transfer: &str) -> String {
+    format!("{}/ms2m/{transfer}", agent.settings.registry_name)
+}
+
+/// The image at `place` around an archive, if that is of `origin`.
 pub(crate) async fn offer_of(
     file: PathBuf,
     staged: bool,
     layer: Blob,
     origin: &Origin,
-    transfer: &str,
+    place: &str,
     begun: Instant,
 ) -> Result<Offer, No> {
     let archive = file.clone();
@@ -233,7 +239,7 @@ pub(crate) async fn offer_of(
     let documents = image::documents(&origin.container, &facts, &layer);
     let digest = documents.digest();
     let arrived = Arrived {
-        image: format!("{REGISTRY}/ms2m/{transfer}@{digest}"),
+        image: format!("{place}@{digest}"),
         digest,
         bytes: layer.size,
         base_image: facts.base_image().to_owned(),

@@ -16,12 +16,12 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use shadow_checkpoint::agent::wire::{Arrived, Expected};
+use shadow_checkpoint::agent::wire::{Arrived, Origin};
 use shadow_checkpoint::registry::Blob;
 use tokio::sync::mpsc;
 
 use crate::answer::No;
-use crate::orders::offer_of;
+use crate::orders::{offer_of, place};
 use crate::store::remove;
 use crate::{Agent, SLOWEST};
 
@@ -46,9 +46,9 @@ pub(crate) async fn checkpoint(
 ) -> Result<Json<Arrived>, No> {
     let headers = request.headers().clone();
     match admit(&agent, &transfer, &headers).await {
-        Ok(Admitted::Come { size, expected, door }) => {
+        Ok(Admitted::Come { size, origin, door }) => {
             let _alone = door.lock_owned().await;
-            take(&agent, &transfer, &expected, size, request).await.map(Json)
+            take(&agent, &transfer, &origin, size, request).await.map(Json)
         }
         Ok(Admitted::Here(arrived)) => {
             let_finish(request.into_body()).await;
@@ -62,7 +62,7 @@ pub(crate) async fn checkpoint(
 }
 
 enum Admitted {
-    Come { size: u64, expected: Expected, door: Arc<tokio::sync::Mutex<()>> },
+    Come { size: u64, origin: Origin, door: Arc<tokio::sync::Mutex<()>> },
     Here(Arrived),
 }
 
@@ -72,10 +72,8 @@ async fn admit(agent: &Agent, transfer: &str, headers: &HeaderMap) -> Result<Adm
         let why = format!("no checkpoint of transfer {transfer} is expected from this sender");
         No::refused(StatusCode::FORBIDDEN, why)
     };
-    let (expected, door) = agent.store.expected(transfer).ok_or_else(not_expected)?;
-    if !known.is(&expected.sender) {
-        return Err(not_expected());
-    }
+    let found = agent.store.expected(transfer, |sender| known.is(sender));
+    let (origin, door) = found.ok_or_else(not_expected)?;
     if let Some(offer) = agent.store.offered(transfer) {
         return Ok(Admitted::Here(offer.arrived.clone()));
     }
@@ -84,7 +82,7 @@ async fn admit(agent: &Agent, transfer: &str, headers: &HeaderMap) -> Result<Adm
         No::refused(StatusCode::LENGTH_REQUIRED, "an upload has to say how long it is")
     })?;
     fits(agent, size)?;
-    Ok(Admitted::Come { size, expected, door })
+    Ok(Admitted::Come { size, origin, door })
 }
 
 /// Before a byte is taken.
@@ -126,7 +124,7 @@ async fn let_finish(body: Body) {
 async fn take(
     agent: &Agent,
     transfer: &str,
-    expected: &Expected,
+    origin: &Origin,
     size: u64,
     request: Request,
 ) -> Result<Arrived, No> {
@@ -140,13 +138,14 @@ async fn take(
     let limit = agent.settings.patience.upload + Duration::from_secs(size / SLOWEST);
     let form = Multipart::from_request(request, &()).await;
     let form = form.map_err(|error| bad(format!("the upload is no form: {error}")))?;
-    let taking = read_form(agent, transfer, expected, form);
+    let taking = read_form(agent, transfer, origin, form);
     let (part, layer) = tokio::time::timeout(limit, taking).await.map_err(|_| {
         let why = format!("the upload took longer than {} s", limit.as_secs());
         No::passing(StatusCode::REQUEST_TIMEOUT, why)
     })??;
-    let container = &expected.origin.container;
-    let offer = offer_of(part.0.clone(), true, layer, &expected.origin, transfer, begun).await?;
+    let container = &origin.container;
+    let place = place(agent, transfer);
+    let offer = offer_of(part.0.clone(), true, layer, origin, &place, begun).await?;
     part.keep();
     let arrived = offer.arrived.clone();
     if agent.store.offer(transfer, offer, true).is_none() {
@@ -197,10 +196,10 @@ impl Drop for Part {
 async fn read_form(
     agent: &Agent,
     transfer: &str,
-    expected: &Expected,
+    origin: &Origin,
     mut form: Multipart,
 ) -> Result<(Part, Blob), No> {
-    let container = &expected.origin.container;
+    let container = &origin.container;
     if short(agent, next(agent, &mut form, "containerName").await?).await? != *container {
         return Err(bad(format!("a checkpoint of container {container} is expected")));
     }

@@ -1,5 +1,6 @@
 //! Connections: TLS, and no patience with peers that say nothing.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -9,31 +10,28 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
 use crate::Patience;
-use crate::tls::Certificates;
 
 /// Connections at a time, those included that say nothing yet.
 const CONNECTIONS: usize = 256;
 
-/// Accepts and serves for ever.
+/// Accepts and serves for ever; only `peers`, if there are any.
 pub(crate) async fn serve(
     listener: TcpListener,
-    certificates: Arc<Certificates>,
+    config: Arc<ServerConfig>,
     routes: Router,
     patience: Patience,
+    peers: Vec<IpAddr>,
 ) {
-    let config = match certificates.server() {
-        Ok(config) => Arc::new(config),
-        Err(why) => {
-            tracing::error!(why, "TLS can't be served");
-            return;
-        }
-    };
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
+            Ok((_, peer)) if !peers.is_empty() && !peers.contains(&peer.ip().to_canonical()) => {
+                tracing::warn!(peer = %peer.ip(), "not the node's runtime: not heard");
+            }
             Ok((socket, _)) => {
                 let acceptor = TlsAcceptor::from(config.clone());
                 tokio::spawn(connection(socket, acceptor, routes.clone(), patience, place));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use shadow_checkpoint::agent::wire::{Arrived, Expected};
+use shadow_checkpoint::agent::wire::{Arrived, Expected, Origin, Sender};
 use shadow_checkpoint::oci::Documents;
 use shadow_checkpoint::registry::Blob;
 use tokio::sync::watch;
@@ -53,9 +53,13 @@ impl Drop for Task {
     }
 }
 
+/// An operator that begins anew makes a new token, and the old one may be on its way.
+const SENDERS: usize = 4;
+
 #[derive(Default)]
 struct Transfer {
-    expected: Option<Expected>,
+    /// What may come, and from whom: the latest last.
+    expected: Vec<Expected>,
     offer: Option<Arc<Offer>>,
     task: Option<Task>,
     /// One upload at a time.
@@ -79,25 +83,32 @@ impl Store {
         change(found)
     }
 
-    /// A checkpoint may come. Another sender takes the place of the one before.
+    /// A checkpoint may come.
     pub(crate) fn expect(&self, transfer: &str, expected: Expected) {
-        self.with(transfer, |it| it.expected = Some(expected));
+        self.with(transfer, |it| {
+            it.expected.retain(|other| other.origin == expected.origin && *other != expected);
+            it.expected.push(expected);
+            let spare = it.expected.len().saturating_sub(SENDERS);
+            it.expected.drain(..spare);
+        });
     }
 
-    /// What is expected, and the door through which it comes.
+    /// Of what a checkpoint is expected from one whom `is` knows, and the door through which it comes.
     pub(crate) fn expected(
         &self,
         transfer: &str,
-    ) -> Option<(Expected, Arc<tokio::sync::Mutex<()>>)> {
+        is: impl Fn(&Sender) -> bool,
+    ) -> Option<(Origin, Arc<tokio::sync::Mutex<()>>)> {
         let all = self.all();
         let found = all.get(transfer)?;
-        Some((found.expected.clone()?, found.entrance.clone()))
+        let expected = found.expected.iter().find(|expected| is(&expected.sender))?;
+        Some((expected.origin.clone(), found.entrance.clone()))
     }
 
     /// From now on the runtime may have it; unless nobody wants it any more.
     pub(crate) fn offer(&self, transfer: &str, offer: Offer, wanted: bool) -> Option<Arc<Offer>> {
         let mut all = self.all();
-        if wanted && all.get(transfer).is_none_or(|it| it.expected.is_none()) {
+        if wanted && all.get(transfer).is_none_or(|it| it.expected.is_empty()) {
             return None;
         }
         let found = all.entry(transfer.to_owned()).or_default();

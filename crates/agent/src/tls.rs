@@ -1,8 +1,11 @@
-//! The agent's certificate, read again when the operator has renewed it.
+//! Two certificates: the operator's, which operator, Jobs and other agents check, read again when it has
+//! been renewed; and the agent's own, which only the node's runtime checks. The key of the latter never
+//! leaves the process.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
+use std::{fs, io};
 
 use rustls::ServerConfig;
 use rustls::crypto::ring::sign::any_supported_type;
@@ -15,24 +18,16 @@ use rustls::sign::CertifiedKey;
 #[derive(Debug)]
 pub(crate) struct Certificates {
     folder: PathBuf,
-    trust: Option<PathBuf>,
     written: Mutex<Option<SystemTime>>,
     key: RwLock<Arc<CertifiedKey>>,
 }
 
 impl Certificates {
-    /// From `tls.crt`, `tls.key` and `ca.crt` in `folder`. The last is copied into `trust`.
-    pub(crate) fn load(folder: &Path, trust: Option<&Path>) -> Result<Self, String> {
-        let written = modified(folder);
+    /// From `tls.crt` and `tls.key` in `folder`.
+    pub(crate) fn load(folder: &Path) -> Result<Self, String> {
+        let written = Mutex::new(modified(folder));
         let key = RwLock::new(Arc::new(read(folder)?));
-        let it = Self {
-            folder: folder.to_owned(),
-            trust: trust.map(Path::to_owned),
-            written: Mutex::new(written),
-            key,
-        };
-        it.spread_trust()?;
-        Ok(it)
+        Ok(Self { folder: folder.to_owned(), written, key })
     }
 
     /// Reads again what has changed. What can't be read leaves the old certificate in use.
@@ -42,7 +37,7 @@ impl Certificates {
         if *written == now {
             return;
         }
-        match read(&self.folder).and_then(|key| self.spread_trust().map(|()| key)) {
+        match read(&self.folder) {
             Ok(key) => {
                 *self.key.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
                 *written = now;
@@ -50,25 +45,6 @@ impl Certificates {
             }
             Err(why) => tracing::warn!(why, "the old certificate stays in use"),
         }
-    }
-
-    /// A listener's side of TLS.
-    pub(crate) fn server(self: Arc<Self>) -> Result<ServerConfig, String> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?;
-        Ok(builder.with_no_client_auth().with_cert_resolver(self))
-    }
-
-    /// The runtime reads the folder anew for every pull.
-    fn spread_trust(&self) -> Result<(), String> {
-        let Some(trust) = &self.trust else { return Ok(()) };
-        let (from, to) = (self.folder.join("ca.crt"), trust.join("ca.crt"));
-        let part = trust.join("ca.part");
-        std::fs::copy(&from, &part)
-            .and_then(|_| std::fs::rename(&part, &to))
-            .map_err(|error| format!("copy {} to {}: {error}", from.display(), to.display()))
     }
 }
 
@@ -79,8 +55,62 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
+/// A listener's side of TLS.
+pub(crate) fn server(keys: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    Ok(builder.with_no_client_auth().with_cert_resolver(keys))
+}
+
+/// The agent's own certificate.
+#[derive(Debug)]
+pub(crate) struct Own(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Own {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+impl Own {
+    /// A fresh one for `name`, which is `host:port`. In `trust` the runtime is told to believe it: there,
+    /// in a folder of that name, and nowhere else.
+    pub(crate) fn new(name: &str, trust: Option<&Path>) -> Result<Self, String> {
+        let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let failed = |error: rcgen::Error| format!("make a certificate for {host}: {error}");
+        let made = rcgen::generate_simple_self_signed([host.to_owned()]).map_err(failed)?;
+        let private = PrivateKeyDer::try_from(made.signing_key.serialize_der());
+        let signer = private.and_then(|it| any_supported_type(&it).map_err(|_| "no such key"));
+        let signer = signer.map_err(|why| format!("make a certificate for {host}: {why}"))?;
+        if let Some(folder) = trust {
+            believe(folder, name, &made.cert.pem())
+                .map_err(|error| format!("write into {}: {error}", folder.display()))?;
+        }
+        Ok(Self(Arc::new(CertifiedKey::new(vec![made.cert.der().clone()], signer))))
+    }
+}
+
+/// Beside the certificate, so that an agent knows what one before it has left.
+const MARK: &str = "ms2m-agent";
+
+fn believe(trust: &Path, name: &str, certificate: &str) -> io::Result<()> {
+    for entry in fs::read_dir(trust)? {
+        let folder = entry?.path();
+        if folder.join(MARK).exists() {
+            fs::remove_dir_all(folder)?;
+        }
+    }
+    let folder = trust.join(name);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(MARK), "")?;
+    fs::write(folder.join("ca.crt"), certificate)
+}
+
 fn modified(folder: &Path) -> Option<SystemTime> {
-    std::fs::metadata(folder.join("tls.crt")).and_then(|found| found.modified()).ok()
+    fs::metadata(folder.join("tls.crt")).and_then(|found| found.modified()).ok()
 }
 
 fn read(folder: &Path) -> Result<CertifiedKey, String> {

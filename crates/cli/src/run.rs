@@ -1,11 +1,14 @@
 //! `shadow run …`: the long-lived parts.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use shadow_broker::rabbitmq::RabbitMq;
+use shadow_checkpoint::kubelet_archives::FOLDER;
 use shadow_operator::Outside;
+use shadow_operator::agents::Agents;
 use shadow_operator::registry::Network;
 use shadow_operator::settings::Options;
 use shadow_protocol::spec::Settings;
@@ -15,7 +18,50 @@ use shadow_protocol::spec::Settings;
 pub enum Role {
     /// The operator: watches `StatefulMigration` objects and carries them out.
     Operator(OperatorArgs),
+    /// The node agent: takes checkpoints in from other nodes, and sends those of its own.
+    Agent(AgentArgs),
 }
+
+/// Options of the node agent.
+#[derive(Args)]
+pub struct AgentArgs {
+    /// Where operator, Jobs and other agents reach it.
+    #[arg(long, env = "SHADOW_LISTEN", default_value = "0.0.0.0:9443")]
+    listen: SocketAddr,
+    /// Where the node's runtime reaches it.
+    #[arg(long, env = "SHADOW_LISTEN_RUNTIME", default_value = "0.0.0.0:9445")]
+    listen_runtime: SocketAddr,
+    /// The agent's own address, by which the runtime calls it.
+    #[arg(long, env = "SHADOW_ADDRESS")]
+    address: IpAddr,
+    /// The node's address. From there and from the pod's gateway the runtime comes, and nobody else is heard.
+    #[arg(long, env = "SHADOW_NODE_ADDRESS")]
+    node_address: IpAddr,
+    /// Folder with tls.crt, tls.key and ca.crt.
+    #[arg(long, default_value = "/etc/ms2m-agent/tls")]
+    tls: PathBuf,
+    /// Folder in which the runtime looks for the authorities of registries.
+    #[arg(long)]
+    trust: Option<PathBuf>,
+    /// The kubelet's folder of checkpoint archives.
+    #[arg(long, default_value = FOLDER)]
+    checkpoints: PathBuf,
+    /// Where archives from other nodes are kept until they are restored. It is emptied at the start.
+    #[arg(long, default_value = "/var/lib/ms2m-agent")]
+    staging: PathBuf,
+    /// Larger archives are refused, in bytes.
+    #[arg(long, env = "SHADOW_LARGEST_ARCHIVE", default_value_t = 32 << 30)]
+    largest_archive: u64,
+    /// So much of the staging disk stays free, in bytes.
+    #[arg(long, env = "SHADOW_RESERVE", default_value_t = 1 << 30)]
+    reserve: u64,
+    /// So many archives come in at a time, and so many go out.
+    #[arg(long, env = "SHADOW_AT_ONCE", default_value_t = 4)]
+    at_once: usize,
+}
+
+/// So many uploads may wait for their turn.
+const WAITING: usize = 64;
 
 /// Options of the operator.
 #[derive(Args)]
@@ -30,6 +76,9 @@ pub struct OperatorArgs {
     /// How long messages may wait at the switch, in milliseconds.
     #[arg(long, env = "SHADOW_PAUSE_BUDGET_MS", default_value_t = 200)]
     pause_budget: u64,
+    /// The operator's token for the node agents, audience ms2m-agent; absent: they are not used.
+    #[arg(long, env = "SHADOW_AGENT_TOKEN")]
+    agent_token: Option<PathBuf>,
     /// Address of /healthz and /readyz; empty: none.
     #[arg(long, env = "SHADOW_HEALTH", default_value = "")]
     health: String,
@@ -39,7 +88,47 @@ const DEFAULT_IMAGE: &str = concat!("ghcr.io/shadow-migration/shadow:", env!("CA
 
 /// Runs until SIGTERM or Ctrl-C.
 pub async fn run(role: Role) -> anyhow::Result<()> {
-    let Role::Operator(args) = role;
+    match role {
+        Role::Operator(args) => operator(args).await,
+        Role::Agent(args) => agent(args).await,
+    }
+}
+
+async fn agent(args: AgentArgs) -> anyhow::Result<()> {
+    let client = kube::Client::try_default().await?;
+    let settings = shadow_agent::Settings {
+        listen: args.listen,
+        registry: args.listen_runtime,
+        registry_name: SocketAddr::new(args.address, args.listen_runtime.port()).to_string(),
+        runtime: std::iter::once(args.node_address).chain(gateways()).collect(),
+        tls: args.tls,
+        trust: args.trust,
+        checkpoints: args.checkpoints,
+        staging: args.staging,
+        largest: args.largest_archive,
+        reserve: args.reserve,
+        at_once: args.at_once,
+        waiting: WAITING,
+        patience: shadow_agent::Patience::default(),
+    };
+    shadow_agent::start(settings, Arc::new(client)).await?.until(stop()).await;
+    Ok(())
+}
+
+/// The gateways of the default routes: the node's end of the pod's cable.
+fn gateways() -> Vec<IpAddr> {
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let gateway = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (to, by) = (fields.next()?, fields.next()?);
+        // The words are as the processor has them in memory.
+        let by = u32::from_str_radix(by, 16).ok()?.to_ne_bytes();
+        (to == "00000000").then(|| IpAddr::from(by))
+    };
+    routes.lines().filter_map(gateway).collect()
+}
+
+async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     let health: Option<SocketAddr> =
         if args.health.is_empty() { None } else { Some(args.health.parse()?) };
     let client = kube::Client::try_default().await?;
@@ -49,8 +138,12 @@ pub async fn run(role: Role) -> anyhow::Result<()> {
         protocol: Settings { pause_budget_ms: args.pause_budget, ..Settings::default() },
         health,
     };
-    let outside =
-        Outside { client, connector: Arc::new(RabbitMq::from_env()?), registry: Arc::new(Network) };
+    let outside = Outside {
+        connector: Arc::new(RabbitMq::from_env()?),
+        registry: Arc::new(Network),
+        agents: args.agent_token.map(|token| Agents::new(client.clone(), token)),
+        client,
+    };
     shadow_operator::run(outside, options, stop()).await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `shadow transfer`: sends a checkpoint archive to a registry, as an image.
+//! `shadow transfer`: sends a checkpoint archive to a registry as an image, or to a node agent.
 //!
 //! The transfer Job runs it on the node that has the archive, and the operator reads its one line of
 //! JSON from the pod's termination message.
@@ -14,9 +14,9 @@ use anyhow::{anyhow, bail};
 use backon::{ExponentialBuilder, Retryable as _};
 use clap::Args;
 use serde_json::{Value, json};
-use shadow_checkpoint::{
-    Client, Credentials, ImageRef, PushReport, image, kubelet_archives, push_checkpoint,
-};
+use shadow_checkpoint::agent::wire::Arrived;
+use shadow_checkpoint::agent::{self, Agent};
+use shadow_checkpoint::{Client, Credentials, ImageRef, image, kubelet_archives, push_checkpoint};
 
 use crate::run::stop;
 
@@ -33,7 +33,7 @@ pub struct TransferArgs {
     /// The checkpoint archive.
     #[arg(value_name = "CHECKPOINT-TAR")]
     archive: PathBuf,
-    /// Where it goes: an image reference with a tag.
+    /// Where it goes: an image reference with a tag, or the address of a node agent that expects it.
     #[arg(value_name = "IMAGE-REF | AGENT-URL")]
     destination: String,
     /// The container that was checkpointed.
@@ -45,6 +45,15 @@ pub struct TransferArgs {
     /// Allow plain HTTP for any registry, and for credentials.
     #[arg(long)]
     plain_http: bool,
+    /// The transfer's name at the agent.
+    #[arg(long, default_value = "")]
+    transfer: String,
+    /// File with the token for the agent.
+    #[arg(long)]
+    token_file: Option<PathBuf>,
+    /// The authorities of the agent's certificate, PEM.
+    #[arg(long, env = "SHADOW_AGENT_AUTHORITIES", hide_env_values = true, default_value = "")]
+    authorities: String,
     /// Also write the result there, if the file exists.
     #[arg(long, default_value = "/dev/termination-log")]
     result_file: PathBuf,
@@ -73,10 +82,11 @@ async fn transfer(
         () = stop => Err(anyhow!("send {}: stopped by a signal", args.archive.display())),
         sent = send_with_patience(args, pause) => sent,
     };
-    let line = match &sent {
+    let mut line = match &sent {
         Ok(report) => result(report, begun.elapsed().as_secs_f64()),
         Err(error) => failure(error),
     };
+    line["peakBytes"] = json!(peak_memory());
     println!("{line}");
     let told = write(&args.result_file, &line);
     // Only now: until the result is told, the archive is the only copy that anyone knows of.
@@ -98,7 +108,7 @@ fn remove(archive: &Path) {
     }
 }
 
-async fn send_with_patience(args: &TransferArgs, pause: Duration) -> anyhow::Result<PushReport> {
+async fn send_with_patience(args: &TransferArgs, pause: Duration) -> anyhow::Result<Arrived> {
     let pauses = ExponentialBuilder::default().with_min_delay(pause).with_max_times(RETRIES);
     (|| send(args))
         .retry(pauses)
@@ -111,18 +121,41 @@ async fn send_with_patience(args: &TransferArgs, pause: Duration) -> anyhow::Res
 fn is_passing(error: &anyhow::Error) -> bool {
     error.downcast_ref().is_some_and(shadow_checkpoint::Error::is_passing)
         || error.downcast_ref().is_some_and(image::Error::is_passing)
+        || error.downcast_ref().is_some_and(agent::Error::is_passing)
 }
 
-async fn send(args: &TransferArgs) -> anyhow::Result<PushReport> {
+async fn send(args: &TransferArgs) -> anyhow::Result<Arrived> {
+    if args.destination.starts_with("https://") {
+        return send_to_agent(args).await;
+    }
+    let begun = Instant::now();
     let to = destination(&args.destination)?;
     let credentials = Credentials::find(&to.host, args.auth_file.as_deref())?;
     let client = Client::connect(&to.host, credentials, args.plain_http).await?;
-    Ok(push_checkpoint(&client, &args.archive, &to, &args.container).await?)
+    let report = push_checkpoint(&client, &args.archive, &to, &args.container).await?;
+    Ok(Arrived {
+        image: report.image.to_string(),
+        digest: report.digest,
+        bytes: report.bytes,
+        base_image: report.facts.base_image().to_owned(),
+        seconds: begun.elapsed().as_secs_f64(),
+    })
+}
+
+async fn send_to_agent(args: &TransferArgs) -> anyhow::Result<Arrived> {
+    let Some(file) = &args.token_file else {
+        bail!("an agent wants a token: name its file with --token-file");
+    };
+    // Read each time: the kubelet renews it.
+    let token = std::fs::read_to_string(file)
+        .map_err(|error| anyhow!("read the token for the agent {}: {error}", file.display()))?;
+    let to = Agent::new(&args.destination, args.authorities.as_bytes(), &token)?;
+    Ok(to.upload(&args.transfer, &args.archive, &args.container).await?)
 }
 
 fn destination(text: &str) -> anyhow::Result<ImageRef> {
-    if text.starts_with("http://") || text.starts_with("https://") {
-        bail!("Direct transfer isn't part of this version: name an image, as registry:5000/a:tag");
+    if text.starts_with("http://") {
+        bail!("{text}: checkpoints go to an agent by https:// only");
     }
     let to: ImageRef = text.parse()?;
     if to.tag.is_none() || to.digest.is_some() {
@@ -131,14 +164,16 @@ fn destination(text: &str) -> anyhow::Result<ImageRef> {
     Ok(to)
 }
 
-fn result(report: &PushReport, seconds: f64) -> Value {
-    json!({
-        "image": report.image.to_string(),
-        "digest": report.digest,
-        "bytes": report.bytes,
-        "seconds": (seconds * 1000.0).round() / 1000.0,
-        "baseImage": report.facts.base_image(),
-    })
+fn result(arrived: &Arrived, seconds: f64) -> Value {
+    let seconds = (seconds * 1000.0).round() / 1000.0;
+    json!(Arrived { seconds, ..arrived.clone() })
+}
+
+/// The most memory that this program has had, in bytes: the kernel's `VmHWM`.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn failure(error: &anyhow::Error) -> Value {
@@ -184,7 +219,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (archive, result) = (folder.path().join("a.tar"), folder.path().join("result"));
         for (destination, words) in [
-            ("https://ms2m-agent:9443", "Direct transfer isn't part of this version"),
+            ("https://ms2m-agent:9443", "name its file with --token-file"),
+            ("http://ms2m-agent:9443", "by https:// only"),
             ("registry:5000/checkpoints", "registry:5000/checkpoints:consumer-0"),
             ("checkpoints", "is not the name of an image"),
             // Port 1 on loopback: nothing listens there.
@@ -273,17 +309,18 @@ mod tests {
 
     #[test]
     fn the_result_is_what_the_operator_reads() {
-        let image: ImageRef = format!("r:5000/c@sha256:{}", "0".repeat(64)).parse().unwrap();
-        let digest = image.reference().to_owned();
-        let facts = shadow_checkpoint::archive::Facts {
-            image: "r:5000/app:1".to_owned(),
-            ..Default::default()
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let arrived = Arrived {
+            image: format!("r:5000/c@{digest}"),
+            digest: digest.clone(),
+            bytes: 7,
+            base_image: "r:5000/app:1".to_owned(),
+            seconds: 0.0,
         };
-        let report = PushReport { image: image.clone(), digest: digest.clone(), bytes: 7, facts };
         assert_eq!(
-            result(&report, 0.123_456),
+            result(&arrived, 0.123_456),
             json!({
-                "image": image.to_string(), "digest": digest, "bytes": 7, "seconds": 0.123,
+                "image": arrived.image, "digest": digest, "bytes": 7, "seconds": 0.123,
                 "baseImage": "r:5000/app:1"
             })
         );

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use shadow_broker::Session;
@@ -16,12 +16,12 @@ use shadow_protocol::observation::{Archive, Owner, Trouble};
 use shadow_protocol::phase::{Image, Phase, Plan};
 use shadow_protocol::time::Time;
 
+use crate::agents::{Agents, Moving};
 use crate::cluster::Cluster;
 use crate::observe::{broker_trouble, chain};
 use crate::prepull::Wanted;
 use crate::settings::Options;
 use crate::target_pod::{TargetPlan, labels_at_switch, labels_for_services, target_pod};
-use crate::transfer_job::{JobPlan, transfer_job};
 use crate::{clock, kubelet, prepull};
 
 /// Grace of a deletion in seconds: with 0 the API server would not wait for the kubelet to confirm
@@ -40,6 +40,8 @@ pub enum Outcome {
     Done,
     /// The kubelet's checkpoint.
     Checkpoint(Archive),
+    /// A node agent moves the archive.
+    Moving(Moving),
     /// Done, but for the Deployment's template: a sentence why.
     NotPinned(String),
 }
@@ -48,6 +50,8 @@ pub enum Outcome {
 pub struct Hands<'a> {
     /// The cluster.
     pub cluster: &'a Cluster,
+    /// The way to the node agents, if there is one.
+    pub agents: Option<&'a Agents>,
     /// How the operator was started.
     pub options: &'a Options,
     /// The migration: namespace, name, UID.
@@ -120,8 +124,8 @@ impl Hands<'_> {
             Effect::PrePull => self.pre_pull().await,
             Effect::PullCheckpoint => self.pull_checkpoint().await,
             Effect::DeletePrePull => self.delete_pre_pull().await,
-            Effect::CreateJob => self.create_job().await,
-            Effect::DeleteJob => self.delete_job().await,
+            Effect::CreateJob => self.start_transfer().await,
+            Effect::DeleteJob => self.end_transfer().await,
             Effect::CreateTarget => self.create_target().await,
             Effect::DeleteTarget => self.delete_target().await,
             Effect::OpenGate => self.open_gate().await,
@@ -193,7 +197,7 @@ impl Hands<'_> {
         Api::namespaced(self.cluster.client.clone(), &self.namespace())
     }
 
-    fn jobs(&self) -> Api<Job> {
+    pub(crate) fn jobs(&self) -> Api<Job> {
         Api::namespaced(self.cluster.client.clone(), &self.namespace())
     }
 
@@ -261,57 +265,6 @@ impl Hands<'_> {
             }
         }
         Ok(Outcome::Done)
-    }
-
-    async fn create_job(&self) -> Result<Outcome, Trouble> {
-        let plan = self.plan()?;
-        let archive = self.phase.taken().map(|taken| taken.archive.path.clone());
-        let archive = archive.ok_or_else(|| Trouble {
-            reason: "NoArchive".to_owned(),
-            message: "no checkpoint archive to transfer".to_owned(),
-            permanent: true,
-        })?;
-        let job = transfer_job(&JobPlan {
-            migration: self.migration,
-            node: &plan.source_node,
-            archive: &archive,
-            reference: &format!("{}:{}", plan.repository, self.image_tag(plan)),
-            container: &plan.container,
-            image: &self.options.transfer_image,
-            attempts_within: self.options.protocol.deadlines.checkpoint / 1_000,
-            registry_secret: self.options.registry_secret.as_deref(),
-        });
-        created(
-            self.jobs().create(&PostParams::default(), &job).await,
-            "create Job",
-            &job.name_any(),
-        )
-    }
-
-    /// Unique per migration, readable in the registry, within the 128 characters of a tag.
-    fn image_tag(&self, plan: &Plan) -> String {
-        let id: String = self
-            .migration
-            .uid()
-            .unwrap_or_default()
-            .chars()
-            .filter(char::is_ascii_alphanumeric)
-            .take(10)
-            .collect();
-        let pod: String = plan.source_pod.chars().take(100).collect();
-        format!("{pod}-{id}")
-    }
-
-    async fn delete_job(&self) -> Result<Outcome, Trouble> {
-        let name = crate::transfer_job::job_name(self.migration);
-        let params = DeleteParams {
-            propagation_policy: Some(PropagationPolicy::Background),
-            ..DeleteParams::default()
-        };
-        match self.jobs().delete(&name, &params).await {
-            Err(error) if !not_found(&error) => Err(kube_trouble("delete Job", &name, &error)),
-            _ => Ok(Outcome::Done),
-        }
     }
 
     pub(crate) fn image(&self) -> Result<&Image, Trouble> {
@@ -468,7 +421,11 @@ impl Hands<'_> {
     }
 }
 
-fn created<K>(result: kube::Result<K>, attempted: &str, name: &str) -> Result<Outcome, Trouble> {
+pub(crate) fn created<K>(
+    result: kube::Result<K>,
+    attempted: &str,
+    name: &str,
+) -> Result<Outcome, Trouble> {
     match result {
         Err(error) if !exists(&error) => Err(kube_trouble(attempted, name, &error)),
         _ => Ok(Outcome::Done),

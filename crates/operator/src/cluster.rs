@@ -63,6 +63,12 @@ impl Cluster {
         self.bell.subscribe()
     }
 
+    /// Rings the bell, once it is called: something has happened that no store shows.
+    pub fn ring(&self) -> impl FnOnce() + Send + use<> {
+        let bell = self.bell.clone();
+        move || bell.send_modify(|count| *count = count.wrapping_add(1))
+    }
+
     /// The pod `name` in `namespace`, as last seen.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
         self.pods.get(&ObjectRef::new(name).within(namespace))

@@ -11,6 +11,8 @@
 mod act;
 mod admission;
 mod affinity;
+pub mod agents;
+mod authority;
 pub mod clock;
 pub mod cluster;
 mod decide;
@@ -28,6 +30,7 @@ mod scale;
 mod secret;
 pub mod settings;
 pub mod target_pod;
+mod transfer;
 pub mod transfer_job;
 mod usage;
 mod volumes;
@@ -46,6 +49,7 @@ use shadow_broker::Connector;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use agents::Agents;
 use cluster::Cluster;
 use migration::Context;
 use registry::Registry;
@@ -76,6 +80,8 @@ pub struct Outside {
     pub connector: Arc<dyn Connector>,
     /// To registries.
     pub registry: Arc<dyn Registry>,
+    /// To the node agents, if there is a way.
+    pub agents: Option<Agents>,
 }
 
 /// Runs the operator until `stop` resolves.
@@ -84,13 +90,14 @@ pub async fn run(
     mut options: Options,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let Outside { client, connector, registry } = outside;
+    let Outside { client, connector, registry, agents } = outside;
     let ready = health::serve(options.health).await?;
     options.protocol.admission = admission::served(&client).await;
     let cluster = Cluster::watch(client.clone()).await?;
     let reporter = Reporter { controller: "shadow-operator".to_owned(), instance: None };
     let recorder = Recorder::new(client.clone(), reporter);
-    let context = Arc::new(Context { cluster, connector, registry, options, recorder });
+    let certificates = keep_certificates(agents.is_some().then(|| client.clone()));
+    let context = Arc::new(Context { cluster, connector, registry, agents, options, recorder });
     ready.set();
     tracing::info!("watching migrations");
     tokio::select! {
@@ -98,8 +105,16 @@ pub async fn run(
         () = stop => tracing::info!("stopping"),
         () = revive::keep(context.cluster.clone()) => {}
         () = drive(client, context) => {}
+        () = certificates => {}
     }
     Ok(())
+}
+
+async fn keep_certificates(client: Option<Client>) {
+    match client {
+        Some(client) => authority::keep(client).await,
+        None => std::future::pending().await,
+    }
 }
 
 type Guarded = DeserializeGuard<StatefulMigration>;

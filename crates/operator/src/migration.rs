@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::act::{Hands, Outcome, PATIENCE};
+use crate::agents::{Agents, Moving};
 use crate::cluster::Cluster;
 use crate::observe::{broker_trouble, chain};
 use crate::problems::pod_warnings;
@@ -51,6 +52,8 @@ pub struct Context {
     pub connector: Arc<dyn Connector>,
     /// Way to registries.
     pub registry: Arc<dyn Registry>,
+    /// Way to the node agents, if there is one.
+    pub agents: Option<Agents>,
     /// How the operator was started.
     pub options: Options,
     /// Events.
@@ -70,6 +73,7 @@ struct Memory {
     /// A state whose write was not answered.
     unanswered: Option<State>,
     archive: Option<Archive>,
+    moving: Option<Moving>,
     trouble: Option<Trouble>,
     failures: u32,
     survey: Option<Survey>,
@@ -88,6 +92,7 @@ impl Memory {
         self.done = 0;
         self.acted = None;
         self.archive = None;
+        self.moving = None;
         self.trouble = None;
         self.failures = 0;
     }
@@ -293,6 +298,7 @@ impl Migration {
         while let Some(effect) = decision.effects.get(self.memory.done) {
             let hands = Hands {
                 cluster: &context.cluster,
+                agents: context.agents.as_ref(),
                 options: &context.options,
                 migration: &self.object,
                 session: self.memory.session.as_deref(),
@@ -314,6 +320,10 @@ impl Migration {
                 Ok(Outcome::Done) => self.memory.done += 1,
                 Ok(Outcome::Checkpoint(archive)) => {
                     self.memory.archive = Some(archive);
+                    self.memory.done += 1;
+                }
+                Ok(Outcome::Moving(moving)) => {
+                    self.memory.moving = Some(moving);
                     self.memory.done += 1;
                 }
                 Ok(Outcome::NotPinned(why)) => {

@@ -16,6 +16,8 @@ use kube::{Resource, ResourceExt};
 use shadow_api::StatefulMigration;
 use shadow_protocol::observation::PrePull;
 
+use crate::transfer_job::short;
+
 /// Which image is pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
@@ -27,8 +29,7 @@ pub enum Wanted {
 
 /// Name of the pod: derived, so that a crashed operator finds it again.
 pub fn pod_name(migration: &StatefulMigration, wanted: Wanted) -> String {
-    let uid = migration.uid().unwrap_or_default();
-    let id: String = uid.chars().filter(char::is_ascii_alphanumeric).take(10).collect();
+    let id = short(&migration.uid().unwrap_or_default());
     match wanted {
         Wanted::Base => format!("ms2m-prepull-{id}"),
         Wanted::Checkpoint => format!("ms2m-pull-{id}"),

@@ -6,9 +6,9 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 use shadow_api::{LABEL_MIGRATION, LABEL_ROLE, StatefulMigration};
+use shadow_checkpoint::agent::wire::AUDIENCE;
+use shadow_checkpoint::kubelet_archives::FOLDER as CHECKPOINTS;
 
-/// Where the kubelet puts archives. Only this folder of the host is mounted.
-const CHECKPOINTS: &str = "/var/lib/kubelet/checkpoints";
 /// How long the transfer may take, in seconds.
 const DEADLINE: u32 = 600;
 
@@ -22,6 +22,8 @@ pub struct JobPlan<'a> {
     pub archive: &'a str,
     /// Image reference to push to.
     pub reference: &'a str,
+    /// The agent that it goes to in the registry's place.
+    pub agent: Option<&'a Destination>,
     /// Name of the checkpointed container.
     pub container: &'a str,
     /// Image with `shadow` in it.
@@ -32,11 +34,24 @@ pub struct JobPlan<'a> {
     pub registry_secret: Option<&'a str>,
 }
 
+/// A node agent that expects the checkpoint.
+pub struct Destination {
+    /// Its address, `https://…`.
+    pub agent: String,
+    /// The authorities of its certificate, PEM.
+    pub authorities: String,
+    /// The transfer's name.
+    pub transfer: String,
+}
+
 /// Name of the Job: derived, so that a crashed operator finds it again.
 pub fn job_name(migration: &StatefulMigration) -> String {
-    let uid = migration.uid().unwrap_or_default();
-    let id: String = uid.chars().filter(char::is_ascii_alphanumeric).take(10).collect();
-    format!("ms2m-transfer-{id}")
+    format!("ms2m-transfer-{}", short(&migration.uid().unwrap_or_default()))
+}
+
+/// As much of a UID as tells the migrations of a cluster apart.
+pub fn short(uid: &str) -> String {
+    uid.chars().filter(char::is_ascii_alphanumeric).take(10).collect()
 }
 
 /// The Job. It is root, because archives and their folder belong to root; as their owner it needs no
@@ -51,7 +66,7 @@ pub fn transfer_job(plan: &JobPlan) -> Job {
     let mut args = vec![
         "transfer".to_owned(),
         plan.archive.to_owned(),
-        plan.reference.to_owned(),
+        plan.agent.map_or(plan.reference, |to| &to.agent).to_owned(),
         plan.container.to_owned(),
         "--result-file=/dev/termination-log".to_owned(),
         "--remove".to_owned(),
@@ -61,7 +76,20 @@ pub fn transfer_job(plan: &JobPlan) -> Job {
     let mut volumes = vec![json!({
         "name": "checkpoints", "hostPath": { "path": CHECKPOINTS, "type": "Directory" }
     })];
-    if let Some(secret) = plan.registry_secret {
+    let mut env = Vec::new();
+    if let Some(to) = plan.agent {
+        args.push(format!("--transfer={}", to.transfer));
+        args.push("--token-file=/agent/token".to_owned());
+        // No secret: whoever speaks to an agent may know it.
+        env.push(json!({ "name": "SHADOW_AGENT_AUTHORITIES", "value": to.authorities }));
+        mounts.push(json!({ "name": "agent", "mountPath": "/agent", "readOnly": true }));
+        volumes.push(json!({
+            "name": "agent",
+            "projected": { "defaultMode": 0o400, "sources": [{ "serviceAccountToken": {
+                "path": "token", "audience": AUDIENCE, "expirationSeconds": DEADLINE
+            } }] }
+        }));
+    } else if let Some(secret) = plan.registry_secret {
         args.push("--auth-file=/registry/.dockerconfigjson".to_owned());
         mounts.push(json!({ "name": "registry", "mountPath": "/registry", "readOnly": true }));
         volumes.push(json!({
@@ -97,6 +125,7 @@ pub fn transfer_job(plan: &JobPlan) -> Job {
                         "name": "transfer",
                         "image": plan.image,
                         "args": args,
+                        "env": env,
                         "terminationMessagePolicy": "File",
                         "volumeMounts": mounts,
                         "securityContext": {
@@ -138,6 +167,7 @@ mod tests {
             container: "app",
             image: "shadow:1",
             attempts_within: 150,
+            agent: None,
             registry_secret: secret,
         })
     }
@@ -183,6 +213,7 @@ mod tests {
                                 "--result-file=/dev/termination-log", "--remove",
                                 "--attempts-within=150"
                             ],
+                            "env": [],
                             "terminationMessagePolicy": "File",
                             "volumeMounts": [{
                                 "name": "checkpoints", "mountPath": "/var/lib/kubelet/checkpoints"

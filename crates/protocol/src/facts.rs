@@ -6,7 +6,7 @@ use crate::broker::{Binding, Totals};
 use crate::decide::source;
 use crate::names::Names;
 use crate::observation::{Archive, Observation, Owner};
-use crate::spec::{ReplayMode, Strategy};
+use crate::spec::{ReplayMode, Strategy, Transfer};
 use crate::time::Time;
 
 /// Why a migration did not complete.
@@ -58,7 +58,10 @@ pub struct Plan {
     /// How many pods the source's StatefulSet had, if the copy leaves it: it has one less then.
     #[serde(default)]
     pub replicas: Option<u32>,
-    /// Repository of the checkpoint image.
+    /// How the checkpoint gets to the target node.
+    #[serde(default)]
+    pub transfer: Transfer,
+    /// Repository of the checkpoint image; empty where it goes from node to node.
     pub repository: String,
     /// How many consumers `Q` had, the source among them.
     pub consumers: u32,

@@ -69,7 +69,6 @@ pub(crate) fn step(spec: &Spec, settings: &Settings, seen: &Observation) -> Next
 }
 
 fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
-    supported(spec)?;
     let Some(preflight) = &seen.preflight else { return unknown("the cluster to answer") };
     let (pod, container) = source(spec, seen)?;
     if spec.queue.is_none() {
@@ -152,6 +151,7 @@ fn alone(
         target_node,
         owner: pod.owner.clone(),
         strategy,
+        transfer: spec.transfer,
         repository,
         bindings: Vec::new(),
         before: Totals::default(),
@@ -160,14 +160,6 @@ fn alone(
         mode_reason: "there is no messageQueueConfig".to_owned(),
         cutoff_ms: spec.cutoff_ms,
     })
-}
-
-/// What this version does not do yet is refused, not attempted.
-fn supported(spec: &Spec) -> Checked<()> {
-    if spec.transfer == Transfer::Direct {
-        return no("NotSupported", "transferMode Direct is not part of this version; use Registry");
-    }
-    Ok(())
 }
 
 fn source<'a>(spec: &Spec, seen: &'a Observation) -> Checked<(&'a Pod, String)> {
@@ -318,10 +310,14 @@ fn survives_freeze(spec: &Spec, pod: &Pod, container: &str, preflight: &Prefligh
 }
 
 fn repository(spec: &Spec, preflight: &Preflight) -> Checked<String> {
+    if spec.transfer == Transfer::Direct {
+        return Ok(String::new());
+    }
     let Some(repository) = spec.repository.clone().filter(|r| !r.is_empty()) else {
         return no(
             "RepositoryMissing",
-            "transferMode Registry needs checkpointImageRepository, as registry.example/checkpoints",
+            "transferMode Registry needs checkpointImageRepository, as registry.example/checkpoints; \
+             transferMode Direct needs none",
         );
     };
     match &preflight.registry {

@@ -12,9 +12,10 @@ pub enum Strategy {
 }
 
 /// How the checkpoint gets to the target node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Transfer {
     /// Through a container registry.
+    #[default]
     Registry,
     /// From node to node.
     Direct,

@@ -127,6 +127,7 @@ impl Shop {
             client: self.kube.client(client),
             connector: Arc::new(MemoryConnector(self.applications.broker.clone())),
             registry: Arc::new(stage::Open),
+            agents: None,
         };
         let options = Options {
             transfer_image: "shadow:1".into(),

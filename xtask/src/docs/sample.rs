@@ -9,7 +9,7 @@ use shadow_protocol::phase::{
     AloneStep, Attempt, Base, Commit, CutStep, Cuts, Evidence, Failure, Hop, Image, Incarnation,
     ParkStep, Phase, PhaseName, Pin, Plan, Progress, Reached, RestoreStep, SwitchStep, Taken, Undo,
 };
-use shadow_protocol::spec::{ReplayMode, Strategy};
+use shadow_protocol::spec::{ReplayMode, Strategy, Transfer};
 use shadow_protocol::step::Step;
 use shadow_protocol::time::Time;
 
@@ -216,6 +216,7 @@ fn plan(mode: ReplayMode, strategy: Strategy, owner: Owner) -> Plan {
         target_node: "the target node".to_owned(),
         owner,
         strategy,
+        transfer: Transfer::Registry,
         repository: String::new(),
         consumers: 1,
         bindings: vec![Binding::plain("`E`")],

@@ -12,8 +12,6 @@ pub const NAMESPACE: &str = "ms2m-system";
 pub const SERVER_NAME: &str = "ms2m-agent.ms2m-system.svc";
 /// Where agents are spoken to.
 pub const PORT: u16 = 9443;
-/// Where a node's runtime finds what the node's agent has taken in.
-pub const REGISTRY: &str = "127.0.0.1:9445";
 /// The query parameter of an upload that names the transfer.
 pub const TRANSFER: &str = "transfer";
 

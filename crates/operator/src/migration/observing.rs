@@ -11,6 +11,7 @@ use shadow_protocol::phase::{Phase, Pin, Plan, State};
 use shadow_protocol::spec::Spec;
 
 use super::Migration;
+use crate::agents::Moving;
 use crate::decide as mapping;
 use crate::observe::{self, broker_trouble, chain};
 use crate::pin;
@@ -44,7 +45,8 @@ impl Migration {
             .job
             .then(|| cluster.job(&namespace, &job_name))
             .flatten()
-            .map(|job| observe::job(cluster, &job));
+            .map(|job| observe::job(cluster, &job))
+            .or_else(|| self.memory.moving.as_ref().map(Moving::seen));
         let pull = |asked: bool, image: Wanted| {
             let pod_name = asked.then(|| prepull::pod_name(&self.object, image))?;
             cluster.pod(&namespace, &pod_name).map(|pod| prepull::progress(&pod))

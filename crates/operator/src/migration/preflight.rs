@@ -7,14 +7,14 @@ use kube::{Api, ResourceExt};
 use shadow_protocol::observation::{self, Owner, Preflight, Trouble};
 use shadow_protocol::pending::target_name;
 use shadow_protocol::phase::Plan;
-use shadow_protocol::spec::{Spec, Strategy};
+use shadow_protocol::spec::{Spec, Strategy, Transfer};
 
 use super::Migration;
 use crate::act::{exists, kube_trouble};
 use crate::observe::{self, chain};
 use crate::registry::Unusable;
 use crate::target_pod::{TargetPlan, target_pod};
-use crate::{pin, scale, secret, usage, volumes};
+use crate::{agents, pin, scale, secret, usage, volumes};
 
 /// The source as the API server has it, and in the protocol's terms.
 type Source<'a> = (&'a Pod, &'a observation::Pod);
@@ -29,7 +29,7 @@ impl Migration {
         name_taken: bool,
     ) -> Preflight {
         let mut found = Preflight {
-            nodes: observe::nodes(&self.context.cluster, source.map(|(pod, _)| pod)),
+            nodes: self.nodes(spec, source.map(|(pod, _)| pod)),
             name_taken,
             registry: None,
             survey: self.memory.survey.clone(),
@@ -48,6 +48,24 @@ impl Migration {
         found
     }
 
+    /// Direct needs an agent that takes the checkpoint in.
+    fn nodes(&self, spec: &Spec, source: Option<&Pod>) -> Vec<observation::Node> {
+        let cluster = &self.context.cluster;
+        let mut nodes = observe::nodes(cluster, source);
+        let lacks =
+            |name: &str| self.context.agents.is_none() || agents::address(cluster, name).is_none();
+        for node in nodes.iter_mut().filter(|_| spec.transfer == Transfer::Direct) {
+            if lacks(&node.name) {
+                node.problems.push(format!(
+                    "no ready ms2m-agent is on node {}, which transferMode Direct needs: install \
+                     config/daemonset/ms2m-agent.yaml, or see why its pod there is not ready",
+                    node.name
+                ));
+            }
+        }
+        nodes
+    }
+
     /// What has an answer is not asked again.
     async fn look_ahead(
         &mut self,
@@ -56,6 +74,7 @@ impl Migration {
         found: &mut Preflight,
     ) -> Result<(), Trouble> {
         if !matches!(self.memory.registry, Some(Ok(())))
+            && spec.transfer == Transfer::Registry
             && let Some(repository) = &spec.repository
         {
             self.memory.registry = Some(self.ask_registry(repository).await?);

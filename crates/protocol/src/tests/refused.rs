@@ -11,9 +11,8 @@ use crate::pending::REMEMBERS;
 
 type Spoil = fn(&mut Spec, &mut Observation);
 
-const ASKED: [(&str, Spoil); 10] = [
+const ASKED: [(&str, Spoil); 9] = [
     ("Sequential for a bare pod", |s, _| s.strategy = Some(Strategy::Sequential)),
-    ("transferMode Direct", |s, _| s.transfer = Transfer::Direct),
     ("no checkpointImageRepository", |s, _| s.repository = None),
     ("Park for a pod that does not remember", |s, _| s.replay_mode = Some(ReplayMode::Park)),
     ("a swap for a bare pod", |s, _| s.identity_swap = IdentitySwap::Cutoff),

@@ -127,6 +127,7 @@ pub fn begin(mode: ReplayMode, remembers: bool) -> State {
         target_node: String::new(),
         owner: Owner::Bare,
         strategy: Strategy::ShadowPod,
+        transfer: Transfer::Registry,
         repository: String::new(),
         consumers: 1,
         bindings: vec![Binding::plain(EXCHANGE)],
