@@ -16,7 +16,7 @@ use rustls::sign::CertifiedKey;
 pub(crate) struct Certificates {
     folder: PathBuf,
     trust: Option<PathBuf>,
-    written: Mutex<Option<SystemTime>>,
+    written: Mutex<Written>,
     key: RwLock<Arc<CertifiedKey>>,
 }
 
@@ -79,8 +79,12 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-fn modified(folder: &Path) -> Option<SystemTime> {
-    std::fs::metadata(folder.join("tls.crt")).and_then(|found| found.modified()).ok()
+/// When each of the files was written: an authority may be renewed alone.
+type Written = [Option<SystemTime>; 3];
+
+fn modified(folder: &Path) -> Written {
+    ["tls.crt", "tls.key", "ca.crt"]
+        .map(|file| std::fs::metadata(folder.join(file)).and_then(|found| found.modified()).ok())
 }
 
 fn read(folder: &Path) -> Result<CertifiedKey, String> {
