@@ -8,19 +8,18 @@
 
 mod rig;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rig::raw::{Line, form, head, length};
 use rig::{Node, SENDER, World, archives, eventually, refused};
 use shadow_agent::Settings;
-use shadow_checkpoint::agent::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_secs(1);
 /// Nothing that has a short time takes as long, however busy the machine is.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_mins(1);
 
 /// No more patience than a test has, in one respect.
 fn impatient(change: impl FnOnce(&mut shadow_agent::Patience)) -> impl FnOnce(&mut Settings) {
@@ -137,7 +136,7 @@ async fn a_peer_that_does_not_listen_is_hung_up_on() {
     let mut line = Line::to_registry(&node).await;
     line.say(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await.unwrap();
     // The agent's own deadline passes.
-    tokio::time::sleep(SHORT * 5).await;
+    tokio::time::sleep(SHORT * 3).await;
     let mut heard = Vec::new();
     let _ = soon("the connection ended", line.0.read_to_end(&mut heard)).await;
     assert!(heard.len() < archive.len(), "{} bytes", heard.len());
@@ -185,7 +184,7 @@ async fn nobody_waits_for_ever_at_the_door() {
     let world = World::new();
     let change = |settings: &mut Settings| {
         settings.at_once = 1;
-        settings.patience.piece = 4 * SHORT;
+        settings.patience.piece = 2 * SHORT;
     };
     let node = world.node_with(change).await;
     node.expect("a").await;
@@ -225,22 +224,17 @@ async fn an_upload_ends_when_its_transfer_is_forgotten() {
 
 #[tokio::test]
 async fn an_upload_is_not_forgotten_while_it_runs() {
-    let node = World::new().node_with(impatient(|patience| patience.memory = SHORT)).await;
-    node.expect("a").await;
-    node.expect("b").await;
+    let node = World::new().node_with(impatient(|patience| patience.memory = SHORT * 2)).await;
     let archive = archives::good(2_000_000, 1);
     let path = node.archive(&archive);
+    node.expect("a").await;
     let (mut line, rest) = half(&node, "a", &archive).await;
     eventually("half of it is written", || node.staged().len() == 1).await;
-    let begun = Instant::now();
-    let is_forgotten = async |transfer| {
-        let answer = node.agent(SENDER).upload(transfer, path.as_ref(), "side").await;
-        matches!(answer, Err(Error::Refused { status, .. }) if status == 403)
-    };
-    while !is_forgotten("b").await {
-        assert!(begun.elapsed() < LONG, "the other one is forgotten");
-        tokio::time::sleep(SHORT).await;
-    }
+    // One that was asked about later, and is forgotten.
+    node.expect("b").await;
+    node.agent(SENDER).upload("b", path.as_ref(), "app").await.unwrap();
+    assert_eq!(node.staged().len(), 2);
+    eventually("the other one is forgotten", || node.staged().len() == 1).await;
     line.say(&rest).await.unwrap();
     assert_eq!(line.answer(true).await.status, 200);
 }
@@ -320,7 +314,7 @@ async fn two_hundred_uploads_at_once() {
 
 #[tokio::test]
 async fn too_many_connections_wait_until_some_end() {
-    let node = World::new().node_with(impatient(|patience| patience.headers = SHORT * 4)).await;
+    let node = World::new().node_with(impatient(|patience| patience.headers = SHORT * 2)).await;
     let mut silent = Vec::new();
     for _ in 0..300 {
         silent.push(TcpStream::connect(node.running.address).await.unwrap());

@@ -11,8 +11,8 @@
 mod archive;
 mod rig;
 
-use rig::raw::{Line, ask_registry, field, head, length};
-use rig::{SENDER, World};
+use rig::raw::{Line, ask_registry, field, form, head, length};
+use rig::{SENDER, World, archives};
 
 /// Bytes of the archive, and by how much memory may have grown: for an agent, and for two and what
 /// is between them.
@@ -67,6 +67,50 @@ async fn a_large_archive_takes_no_memory() {
     let grown = peak() - before;
     println!("offering {read} bytes: {grown} bytes");
     assert!(grown < ALONE, "{grown} bytes");
+
+    many_peers_take_little_memory(&world).await;
+}
+
+/// Two hundred peers, each with as much as is kept of one, and then with an upload.
+async fn many_peers_take_little_memory(world: &World) {
+    let change = |settings: &mut shadow_agent::Settings| {
+        settings.waiting = 200;
+        settings.patience.piece = std::time::Duration::from_mins(10);
+        settings.patience.headers = std::time::Duration::from_mins(1);
+    };
+    let node = world.node_with(change).await;
+    node.is_well().await;
+    let before = start_measuring();
+    let mut lines = Vec::new();
+    for _ in 0..200 {
+        let mut line = Line::to(&node).await;
+        line.say(format!("GET /healthz HTTP/1.1\r\nA: {}", "b".repeat(60 << 10))).await.unwrap();
+        lines.push(line);
+    }
+    let grown = peak() - before;
+    println!("200 strangers: {grown} bytes");
+    assert!(grown < BOTH, "{grown} bytes");
+    drop(lines);
+
+    let form: std::sync::Arc<[u8]> = form(&archives::good(4 << 20, 1)).into();
+    let before = start_measuring();
+    let mut uploads = tokio::task::JoinSet::new();
+    for number in 0..200 {
+        let transfer = format!("t-{number}");
+        node.expect(&transfer).await;
+        let (mut line, form) = (Line::to(&node).await, form.clone());
+        uploads.spawn(async move {
+            line.say(head(&transfer, SENDER, &length(form.len() as u64))).await.unwrap();
+            line.say(&form).await.unwrap();
+            assert_eq!(line.answer(true).await.status, 200);
+        });
+    }
+    while let Some(upload) = uploads.join_next().await {
+        upload.unwrap();
+    }
+    let grown = peak() - before;
+    println!("200 uploads of 4 MiB: {grown} bytes");
+    assert!(grown < BOTH, "{grown} bytes");
 }
 
 /// Reads the layer of the image with the digest `index`; its size.

@@ -371,12 +371,15 @@ async fn a_full_disk_is_said_before_a_byte_is_read() {
 async fn another_container_is_not_taken_for_what_is_expected() {
     let world = World::new();
     let node = world.node().await;
+    let path = node.archive(&archives::good(10_000, 1));
+    node.expect("a").await;
+    node.agent(SENDER).upload("a", path.as_ref(), "app").await.unwrap();
     let origin = Origin { container: "side".to_owned(), ..origin() };
     let order = Expected { origin, sender: bearer(SENDER) };
     let operator = node.agent(OPERATOR);
     let limit = std::time::Duration::from_secs(30);
     let _: Value = operator.order(Method::PUT, "/transfers/a", &order, limit).await.unwrap();
-    let path = node.archive(&archives::good(10_000, 1));
+    assert!(node.staged().is_empty(), "what came before is of another");
     let answer = node.agent(SENDER).upload("a", path.as_ref(), "app").await;
     says(refused(answer), 400, "a checkpoint of container side is expected", false);
     node.is_well().await;

@@ -258,7 +258,7 @@ async fn what_an_agent_has_left_is_gone_after_a_start() {
 async fn a_transfer_that_nobody_asks_about_is_forgotten() {
     let world = World::new();
     let short = |settings: &mut shadow_agent::Settings| {
-        settings.patience.memory = Duration::from_millis(300);
+        settings.patience.memory = Duration::from_secs(2);
     };
     let node = world.node_with(short).await;
     let path = node.archive(&archives::good(100_000, 5));
