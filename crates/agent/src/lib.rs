@@ -9,8 +9,44 @@
 //!
 //! Nothing of an archive is kept in memory, on the sending node nothing is written, on the receiving node
 //! everything is written once. Who may do what is in [`identity`].
+//!
+//! | on port 9443 | by | |
+//! |---|---|---|
+//! | `GET /healthz` | anybody | whether it is alive |
+//! | `PUT /transfers/{transfer}` | the operator | a checkpoint is going to come: of what, from whom |
+//! | `POST /checkpoint?transfer=` | that sender | a form of `containerName`, `checkpoint`, `digest` |
+//! | `POST /send` | the operator | bring an archive to another agent |
+//! | `POST /registry-push` | the operator | push an archive as an image |
+//! | `POST /local-load` | the operator | offer an archive of this node to this node's runtime |
+//! | `POST /forget` | the operator | a transfer is over: remove what it took in, and the archives |
+//!
+//! | on port 9445, from the node's addresses | by | |
+//! |---|---|---|
+//! | `GET /v2/` | anybody | it is a registry |
+//! | `GET /v2/ms2m/{transfer}/manifests/{digest}` | who knows the digest | index or manifest |
+//! | `GET /v2/ms2m/{transfer}/blobs/{digest}` | who knows the digest | config, or the archive as a layer |
+//!
+//! What is refused is answered with a sentence and whether another try may help
+//! ([`Refusal`](shadow_checkpoint::agent::wire::Refusal)):
+//!
+//! | status | when |
+//! |---|---|
+//! | 400 | the request is not understood |
+//! | 401 | the token is no good |
+//! | 403 | it is not for this |
+//! | 404 | there is no such archive, or nothing is offered by this digest |
+//! | 408 | the peer is too slow |
+//! | 410 | the transfer was forgotten meanwhile |
+//! | 411, 413 | the upload does not say how long it is, or is too long |
+//! | 422 | the archive is damaged, no checkpoint, or of another pod |
+//! | 500 | a file of the agent's own can't be read |
+//! | 502 | the other agent, or the registry, did not take it |
+//! | 503 | too much goes on, or the API server does not answer |
+//! | 507 | the staging disk is full |
 
 mod answer;
+mod asked;
+mod form;
 pub mod identity;
 mod offered;
 mod orders;
@@ -21,7 +57,7 @@ mod tls;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -67,9 +103,10 @@ pub struct Settings {
 pub struct Patience {
     /// For a TLS handshake, and then for a request's headers.
     pub headers: std::time::Duration,
-    /// For the next piece of an upload.
+    /// For the next piece of an upload, and twice the time that it waits for its turn. Senders wait
+    /// as long for a piece to be taken.
     pub piece: std::time::Duration,
-    /// For all of it, on top of a second for every [`SLOWEST`] bytes.
+    /// For all of it, on top of a second for every [`SLOWEST`] bytes that have come.
     pub upload: std::time::Duration,
     /// How long a transfer that nobody asks about is remembered.
     pub memory: std::time::Duration,
@@ -126,6 +163,8 @@ pub(crate) struct Agent {
     /// Who may wait for that.
     queue: Semaphore,
     outgoing: Arc<Semaphore>,
+    /// Bytes that come in and are not on the staging disk yet.
+    promised: Arc<Mutex<u64>>,
     certificates: Arc<tls::Certificates>,
 }
 
@@ -157,14 +196,15 @@ pub async fn start(settings: Settings, reviewer: Arc<dyn Reviewer>) -> Result<Ru
     let certificates = Arc::new(tls::Certificates::load(&settings.tls).map_err(Error::Tls)?);
     let own = tls::Own::new(&settings.registry_name, settings.trust.as_deref());
     let own = Arc::new(own.map_err(Error::Tls)?);
-    let config = |keys| tls::server(keys).map(Arc::new).map_err(Error::Tls);
-    let (for_all, for_runtime) = (config(certificates.clone())?, config(own)?);
+    let for_all = tls::server(certificates.clone()).map(Arc::new).map_err(Error::Tls)?;
+    let for_runtime = tls::server(own).map(Arc::new).map_err(Error::Tls)?;
     let agent = Arc::new(Agent {
         gate: Gate::new(reviewer),
         store: Store::default(),
         incoming: Semaphore::new(settings.at_once),
         queue: Semaphore::new(settings.waiting),
         outgoing: Arc::new(Semaphore::new(settings.at_once)),
+        promised: Arc::default(),
         certificates,
         settings,
     });
@@ -189,15 +229,16 @@ pub async fn start(settings: Settings, reviewer: Arc<dyn Reviewer>) -> Result<Ru
 }
 
 fn control_routes(agent: &Arc<Agent>) -> Router {
-    let upload = post(receive::checkpoint).layer(DefaultBodyLimit::disable());
+    // Bodies have limits of their own, after it is known whose they are.
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
-        .route("/checkpoint", upload)
+        .route("/checkpoint", post(receive::checkpoint))
         .route("/transfers/{transfer}", put(orders::expect))
         .route("/send", post(orders::send))
         .route("/registry-push", post(orders::registry_push))
         .route("/local-load", post(orders::local_load))
         .route("/forget", post(orders::forget))
+        .layer(DefaultBodyLimit::disable())
         .with_state(agent.clone())
 }
 

@@ -1,4 +1,5 @@
-//! What the operator orders. An order that is given twice is carried out once.
+//! What the operator orders. An order that is given again while it is carried out is not carried out
+//! twice, and one that is given again later moves only what is not there.
 
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -6,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use backon::{ExponentialBuilder, Retryable as _};
 use serde_json::{Value, json};
 use shadow_checkpoint::agent::wire::{
-    Arrived, Expected, ForgetOrder, LoadOrder, Origin, PushOrder, SendOrder, is_name,
+    Arrived, Expected, ForgetOrder, LoadOrder, Origin, PushOrder, SendOrder,
 };
 use shadow_checkpoint::agent::{self as other, Agent as Other};
 use shadow_checkpoint::archive::{self, Facts};
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::Agent;
 use crate::answer::{No, chain};
+use crate::asked::{Order, must_be_name};
 use crate::store::{Offer, Outcome, remove};
 
 /// Attempts after the first, and the pause before the first of them; it doubles: half a minute in all.
@@ -28,23 +30,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 type Answered = Result<Json<Arrived>, No>;
 
-async fn operator(agent: &Agent, headers: &HeaderMap, transfer: &str) -> Result<(), No> {
-    agent.gate.who(headers).await?.must_be_operator()?;
-    if is_name(transfer) {
-        return Ok(());
-    }
-    let why = "a transfer's name has lower-case letters, digits and dashes, 64 at most";
-    Err(No::refused(StatusCode::BAD_REQUEST, why))
-}
-
 /// `PUT /transfers/{transfer}`
 pub(crate) async fn expect(
     State(agent): State<Arc<Agent>>,
     Path(transfer): Path<String>,
-    headers: HeaderMap,
-    Json(expected): Json<Expected>,
+    Order(expected): Order<Expected>,
 ) -> Result<Json<Value>, No> {
-    operator(&agent, &headers, &transfer).await?;
+    must_be_name(&transfer)?;
     agent.store.expect(&transfer, expected);
     Ok(Json(json!({})))
 }
@@ -52,10 +44,9 @@ pub(crate) async fn expect(
 /// `POST /send`
 pub(crate) async fn send(
     State(agent): State<Arc<Agent>>,
-    headers: HeaderMap,
-    Json(order): Json<SendOrder>,
+    Order(order): Order<SendOrder>,
 ) -> Answered {
-    operator(&agent, &headers, &order.transfer).await?;
+    must_be_name(&order.transfer)?;
     let file = archive_of(&agent, &order.tar_path, &order.origin)?;
     // A fresh token for the same does not make it another.
     let name = format!("send {} {}", order.tar_path, order.agent);
@@ -81,10 +72,9 @@ pub(crate) async fn send(
 /// `POST /registry-push`
 pub(crate) async fn registry_push(
     State(agent): State<Arc<Agent>>,
-    headers: HeaderMap,
-    Json(order): Json<PushOrder>,
+    Order(order): Order<PushOrder>,
 ) -> Answered {
-    operator(&agent, &headers, &order.transfer).await?;
+    must_be_name(&order.transfer)?;
     let file = archive_of(&agent, &order.tar_path, &order.origin)?;
     let to: Result<ImageRef, _> = order.image_ref.parse();
     let to = to.map_err(|error| No::refused(StatusCode::BAD_REQUEST, error.to_string()))?;
@@ -94,6 +84,7 @@ pub(crate) async fn registry_push(
     carry_out(&agent, &transfer, &name, async move {
         let _turn = outgoing.acquire().await;
         let begun = Instant::now();
+        facts_of(&file, &order.origin).await?;
         let push = async || -> Result<_, image::Error> {
             let credentials = match &order.docker_config {
                 Some(config) => Credentials::from_docker_config(config, &to.host)?,
@@ -118,46 +109,65 @@ pub(crate) async fn registry_push(
 /// `POST /local-load`: the archive is offered where it is.
 pub(crate) async fn local_load(
     State(agent): State<Arc<Agent>>,
-    headers: HeaderMap,
-    Json(order): Json<LoadOrder>,
+    Order(order): Order<LoadOrder>,
 ) -> Answered {
-    operator(&agent, &headers, &order.transfer).await?;
-    if let Some(offer) = agent.store.offered(&order.transfer)
-        && FilePath::new(&order.tar_path).file_name() == offer.file.file_name()
+    must_be_name(&order.transfer)?;
+    let LoadOrder { transfer, tar_path, origin } = order;
+    let file = archive_of(&agent, &tar_path, &origin)?;
+    if let Some(offer) = agent.store.offered(&transfer)
+        && offer.file == file
     {
         return Ok(Json(offer.arrived.clone()));
     }
-    let file = archive_of(&agent, &order.tar_path, &order.origin)?;
-    let begun = Instant::now();
-    let archive = file.clone();
-    let layer = tokio::task::spawn_blocking(move || blob_of_file(&archive)).await;
-    let layer = layer
-        .unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()))
-        .map_err(|error| no_archive(&file, &error.to_string()))?;
-    let offer =
-        offer_of(file, false, layer, &order.origin, &place(&agent, &order.transfer), begun).await?;
-    let arrived = offer.arrived.clone();
-    agent.store.offer(&order.transfer, offer, false);
-    Ok(Json(arrived))
+    let (name, key) = (format!("load {tar_path}"), transfer.clone());
+    let asked = agent.clone();
+    carry_out(&asked, &key, &name, async move {
+        let begun = Instant::now();
+        let archive = file.clone();
+        let layer = tokio::task::spawn_blocking(move || blob_of_file(&archive)).await;
+        let layer = layer
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()))
+            .map_err(|error| no_archive(&file, &error.to_string()))?;
+        let place = place(&agent, &transfer);
+        let offer = offer_of(file, false, layer, &origin, &place, begun).await?;
+        let arrived = offer.arrived.clone();
+        agent.store.offer(&transfer, offer);
+        Ok(arrived)
+    })
+    .await
 }
 
 /// `POST /forget`
 pub(crate) async fn forget(
     State(agent): State<Arc<Agent>>,
-    headers: HeaderMap,
-    Json(order): Json<ForgetOrder>,
+    Order(order): Order<ForgetOrder>,
 ) -> Result<Json<Value>, No> {
-    operator(&agent, &headers, &order.transfer).await?;
+    must_be_name(&order.transfer)?;
     agent.store.forget(&order.transfer);
-    let folder = &agent.settings.checkpoints;
-    for archive in kubelet_archives::since(folder, &order.origin, order.since) {
-        remove(&archive);
-    }
+    let removal = tokio::task::spawn_blocking(move || {
+        let folder = &agent.settings.checkpoints;
+        let archives = kubelet_archives::since(folder, &order.origin, order.since);
+        for archive in archives.iter().filter(|archive| may_go(archive, &order.origin)) {
+            remove(archive);
+        }
+    });
+    removal.await.map_err(|_| ending())?;
     Ok(Json(json!({})))
+}
+
+/// Of two containers whose archives are named alike, as `b-c` in namespace `a` and `c` in namespace
+/// `a-b`, an archive says which one it is of. One that says nothing is of an attempt that failed.
+fn may_go(archive: &FilePath, origin: &Origin) -> bool {
+    archive.symlink_metadata().is_ok_and(|found| found.is_file())
+        && archive::facts(archive).map_or(true, |facts| is_of(&facts, origin).is_ok())
 }
 
 fn pauses() -> ExponentialBuilder {
     ExponentialBuilder::default().with_min_delay(PAUSE).with_max_times(RETRIES)
+}
+
+fn ending() -> No {
+    No::passing(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending")
 }
 
 fn failed(error: &other::Error) -> No {
@@ -229,13 +239,7 @@ pub(crate) async fn offer_of(
     place: &str,
     begun: Instant,
 ) -> Result<Offer, No> {
-    let archive = file.clone();
-    let facts = tokio::task::spawn_blocking(move || archive::facts(&archive)).await;
-    let unusable = |why: String| No::refused(StatusCode::UNPROCESSABLE_ENTITY, why);
-    let facts = facts
-        .map_err(|_| No::passing(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending"))?
-        .map_err(|error| unusable(chain(&error)))?;
-    is_of(&facts, origin).map_err(unusable)?;
+    let facts = facts_of(&file, origin).await?;
     let documents = image::documents(&origin.container, &facts, &layer);
     let digest = documents.digest();
     let arrived = Arrived {
@@ -246,6 +250,16 @@ pub(crate) async fn offer_of(
         seconds: begun.elapsed().as_secs_f64(),
     };
     Ok(Offer { file, staged, layer, documents, arrived })
+}
+
+/// What is known of an archive, if that is of `origin`.
+async fn facts_of(file: &FilePath, origin: &Origin) -> Result<Facts, No> {
+    let archive = file.to_owned();
+    let facts = tokio::task::spawn_blocking(move || archive::facts(&archive)).await;
+    let unusable = |why: String| No::refused(StatusCode::UNPROCESSABLE_ENTITY, why);
+    let facts = facts.map_err(|_| ending())?.map_err(|error| unusable(chain(&error)))?;
+    is_of(&facts, origin).map_err(unusable)?;
+    Ok(facts)
 }
 
 /// What an archive says of itself; words that it does not say are no reason to refuse it.

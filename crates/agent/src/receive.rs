@@ -1,37 +1,22 @@
 //! `POST /checkpoint`: an archive from another node, hashed while it is written.
 
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::multipart::{Field, MultipartError};
-use axum::extract::{FromRequest as _, Multipart, Query, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
 use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, StatusCode};
-use bytes::Bytes;
-use futures::StreamExt as _;
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
-use shadow_checkpoint::agent::wire::{Arrived, Origin};
-use shadow_checkpoint::registry::Blob;
-use tokio::sync::mpsc;
+use shadow_checkpoint::agent::wire::{Arrived, Origin, is_name};
+use tokio::sync::SemaphorePermit;
 
 use crate::answer::No;
+use crate::form::{AROUND, Form, bad};
 use crate::orders::{offer_of, place};
-use crate::store::remove;
+use crate::store::Entrance;
 use crate::{Agent, SLOWEST};
-
-/// Form fields beside the archive are shorter.
-const LONGEST_FIELD: usize = 1024;
-/// Pieces of the archive that may wait for the disk.
-const AHEAD: usize = 8;
-/// How long, and how much, is listened to a sender whom nothing will be taken from: one that is cut
-/// off in the middle of a sentence does not hear the answer.
-const LINGER: (Duration, usize) = (Duration::from_secs(2), 64 << 20);
 
 #[derive(Deserialize)]
 pub(crate) struct Which {
@@ -41,39 +26,37 @@ pub(crate) struct Which {
 /// See the module.
 pub(crate) async fn checkpoint(
     State(agent): State<Arc<Agent>>,
-    Query(Which { transfer }): Query<Which>,
+    which: Result<Query<Which>, QueryRejection>,
     request: Request,
 ) -> Result<Json<Arrived>, No> {
-    let headers = request.headers().clone();
-    match admit(&agent, &transfer, &headers).await {
-        Ok(Admitted::Come { size, origin, door }) => {
-            let _alone = door.lock_owned().await;
-            take(&agent, &transfer, &origin, size, request).await.map(Json)
-        }
-        Ok(Admitted::Here(arrived)) => {
-            let_finish(request.into_body()).await;
-            Ok(Json(arrived))
-        }
-        Err(no) => {
-            let_finish(request.into_body()).await;
-            Err(no)
-        }
+    let transfer = which.ok().map(|Query(Which { transfer })| transfer);
+    let transfer = transfer.unwrap_or_default();
+    match admit(&agent, &transfer, request.headers()).await? {
+        Admitted::Here(arrived) => Ok(Json(arrived)),
+        Admitted::Come { size, origin, entrance } => tokio::select! {
+            taken = take(&agent, &transfer, &origin, &entrance, size, request) => taken.map(Json),
+            () = entrance.closed() => Err(given_up(&transfer)),
+        },
     }
 }
 
 enum Admitted {
-    Come { size: u64, origin: Origin, door: Arc<tokio::sync::Mutex<()>> },
+    Come { size: u64, origin: Origin, entrance: Entrance },
     Here(Arrived),
 }
 
+/// Before a byte is taken.
 async fn admit(agent: &Agent, transfer: &str, headers: &HeaderMap) -> Result<Admitted, No> {
     let known = agent.gate.who(headers).await?;
+    if !is_name(transfer) {
+        return Err(bad("an upload says of which transfer it is: ?transfer=name"));
+    }
     let not_expected = || {
         let why = format!("no checkpoint of transfer {transfer} is expected from this sender");
         No::refused(StatusCode::FORBIDDEN, why)
     };
     let found = agent.store.expected(transfer, |sender| known.is(sender));
-    let (origin, door) = found.ok_or_else(not_expected)?;
+    let (origin, entrance) = found.ok_or_else(not_expected)?;
     if let Some(offer) = agent.store.offered(transfer) {
         return Ok(Admitted::Here(offer.arrived.clone()));
     }
@@ -81,213 +64,118 @@ async fn admit(agent: &Agent, transfer: &str, headers: &HeaderMap) -> Result<Adm
     let size: u64 = size.ok_or_else(|| {
         No::refused(StatusCode::LENGTH_REQUIRED, "an upload has to say how long it is")
     })?;
-    fits(agent, size)?;
-    Ok(Admitted::Come { size, origin, door })
-}
-
-/// Before a byte is taken.
-fn fits(agent: &Agent, size: u64) -> Result<(), No> {
-    let settings = &agent.settings;
-    if size > settings.largest.saturating_add(LONGEST_FIELD as u64 * 4) {
+    let largest = agent.settings.largest;
+    if size > largest.saturating_add(AROUND) {
         let why = format!(
-            "the archive has {size} bytes, and at most {} are taken; raise --largest-archive",
-            settings.largest
+            "the archive has {size} bytes, and at most {largest} are taken; raise --largest-archive"
         );
         return Err(No::refused(StatusCode::PAYLOAD_TOO_LARGE, why));
     }
-    let disk = rustix::fs::statvfs(&settings.staging);
-    let free = disk.map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-    if size.saturating_add(settings.reserve) > free {
-        let why = format!(
-            "the archive has {size} bytes, and the staging disk has {free} left, of which {} stay \
-             free; make room on the node",
-            settings.reserve
-        );
-        return Err(No::refused(StatusCode::INSUFFICIENT_STORAGE, why));
-    }
-    Ok(())
+    Room::promise(agent, size)?;
+    Ok(Admitted::Come { size, origin, entrance })
 }
 
-async fn let_finish(body: Body) {
-    let listen = async {
-        let (mut pieces, mut heard) = (body.into_data_stream(), 0);
-        while let Some(Ok(piece)) = pieces.next().await {
-            heard += piece.len();
-            if heard > LINGER.1 {
-                return;
-            }
+/// Room on the staging disk that is kept for an upload, and not written to yet.
+struct Room {
+    left: Mutex<u64>,
+    promised: Arc<Mutex<u64>>,
+}
+
+fn lock(bytes: &Mutex<u64>) -> std::sync::MutexGuard<'_, u64> {
+    bytes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Room {
+    fn promise(agent: &Agent, size: u64) -> Result<Self, No> {
+        let settings = &agent.settings;
+        let mut promised = lock(&agent.promised);
+        let disk = rustix::fs::statvfs(&settings.staging);
+        let free = disk.map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let needed = size.saturating_add(settings.reserve);
+        if needed.saturating_add(*promised) > free {
+            let why = format!(
+                "the archive has {size} bytes, and the staging disk has {free} left, of which {} \
+                 stay free and {promised} are of uploads that come in; make room on the node",
+                settings.reserve
+            );
+            let passing = needed <= free;
+            return Err(No { status: StatusCode::INSUFFICIENT_STORAGE, why, passing });
         }
-    };
-    let _ = tokio::time::timeout(LINGER.0, listen).await;
+        *promised = promised.saturating_add(size);
+        Ok(Self { left: Mutex::new(size), promised: agent.promised.clone() })
+    }
+
+    /// The disk itself knows of these bytes now.
+    fn written(&self, bytes: u64) {
+        let mut left = lock(&self.left);
+        let bytes = bytes.min(*left);
+        *left -= bytes;
+        let mut promised = lock(&self.promised);
+        *promised = promised.saturating_sub(bytes);
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.written(u64::MAX);
+    }
 }
 
 async fn take(
     agent: &Agent,
     transfer: &str,
     origin: &Origin,
+    entrance: &Entrance,
     size: u64,
     request: Request,
 ) -> Result<Arrived, No> {
+    let patience = agent.settings.patience;
+    // Senders give up after a while, and are not seen to have gone before their turn comes.
+    let wait = patience.piece / 2;
+    let alone = tokio::time::timeout(wait, entrance.door.lock()).await;
+    let _alone = alone.map_err(|_| busy("another upload of this checkpoint goes on"))?;
     // Another upload of the same may have come first.
     if let Some(offer) = agent.store.offered(transfer) {
-        let_finish(request.into_body()).await;
         return Ok(offer.arrived.clone());
     }
-    let _turn = turn(agent).await?;
+    let _turn = turn(agent, wait).await?;
+    let room = Room::promise(agent, size)?;
     let begun = Instant::now();
-    let limit = agent.settings.patience.upload + Duration::from_secs(size / SLOWEST);
-    let form = Multipart::from_request(request, &()).await;
-    let form = form.map_err(|error| bad(format!("the upload is no form: {error}")))?;
-    let taking = read_form(agent, transfer, origin, form);
+    let limit = patience.upload + std::time::Duration::from_secs(size / SLOWEST);
+    let mut form = Form::of(request, patience).await?;
+    let path = agent.settings.staging.join(format!("{transfer}-{}.tar", agent.store.number()));
+    let taking = form.read(&origin.container, path, agent.settings.largest, move |bytes| {
+        room.written(bytes);
+    });
     let (part, layer) = tokio::time::timeout(limit, taking).await.map_err(|_| {
         let why = format!("the upload took longer than {} s", limit.as_secs());
         No::passing(StatusCode::REQUEST_TIMEOUT, why)
     })??;
-    let container = &origin.container;
-    let place = place(agent, transfer);
-    let offer = offer_of(part.0.clone(), true, layer, origin, &place, begun).await?;
+    let offer =
+        offer_of(part.0.clone(), true, layer, origin, &place(agent, transfer), begun).await?;
     part.keep();
     let arrived = offer.arrived.clone();
-    if agent.store.offer(transfer, offer, true).is_none() {
-        let why = format!("transfer {transfer} was given up meanwhile");
-        return Err(No::refused(StatusCode::GONE, why));
-    }
+    agent.store.arrive(transfer, offer, entrance).ok_or_else(|| given_up(transfer))?;
+    let container = &origin.container;
     tracing::info!(transfer, container, bytes = arrived.bytes, "a checkpoint has arrived");
     Ok(arrived)
 }
 
 /// Its turn among those that come in.
-async fn turn(agent: &Agent) -> Result<tokio::sync::SemaphorePermit<'_>, No> {
-    let busy = || {
-        let why = "too many checkpoints come in already";
-        No::passing(StatusCode::SERVICE_UNAVAILABLE, why)
-    };
+async fn turn(agent: &Agent, wait: std::time::Duration) -> Result<SemaphorePermit<'_>, No> {
+    let busy = || busy("too many checkpoints come in already");
+    if let Ok(place) = agent.incoming.try_acquire() {
+        return Ok(place);
+    }
     let _waits = agent.queue.try_acquire().map_err(|_| busy())?;
-    agent.incoming.acquire().await.map_err(|_| busy())
+    let place = tokio::time::timeout(wait, agent.incoming.acquire()).await;
+    place.map_err(|_| busy())?.map_err(|_| busy())
 }
 
-fn bad(why: impl Into<String>) -> No {
-    No::refused(StatusCode::BAD_REQUEST, why)
+fn busy(why: &str) -> No {
+    No::passing(StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
-fn broken(error: &MultipartError) -> No {
-    let why = format!("the upload broke off: {}", error.body_text());
-    No { status: error.status(), why, passing: true }
-}
-
-/// The file that is written. It goes with this, unless it is kept.
-struct Part(PathBuf, bool);
-
-impl Part {
-    fn keep(mut self) {
-        self.1 = true;
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if !self.1 {
-            remove(&self.0);
-        }
-    }
-}
-
-/// `containerName`, `checkpoint` and `digest`, in this order.
-async fn read_form(
-    agent: &Agent,
-    transfer: &str,
-    origin: &Origin,
-    mut form: Multipart,
-) -> Result<(Part, Blob), No> {
-    let container = &origin.container;
-    if short(agent, next(agent, &mut form, "containerName").await?).await? != *container {
-        return Err(bad(format!("a checkpoint of container {container} is expected")));
-    }
-    let part = Part(agent.settings.staging.join(format!("{transfer}.tar")), false);
-    let layer = write(agent, &part.0, next(agent, &mut form, "checkpoint").await?).await?;
-    if short(agent, next(agent, &mut form, "digest").await?).await? != layer.digest {
-        let why = "the archive was damaged on its way: its digest is another";
-        return Err(No::passing(StatusCode::UNPROCESSABLE_ENTITY, why));
-    }
-    Ok((part, layer))
-}
-
-/// The next part of the form, which is `name`.
-async fn next<'a>(
-    agent: &Agent,
-    form: &'a mut Multipart,
-    name: &'static str,
-) -> Result<Field<'a>, No> {
-    let field = patiently(agent, form.next_field()).await?.map_err(|error| broken(&error))?;
-    match field {
-        Some(field) if field.name() == Some(name) => Ok(field),
-        Some(_) => {
-            Err(bad("an upload is a form of containerName, checkpoint and digest, in this order"))
-        }
-        None => {
-            Err(No::passing(StatusCode::BAD_REQUEST, format!("the upload ended before its {name}")))
-        }
-    }
-}
-
-async fn patiently<T>(agent: &Agent, next: impl Future<Output = T>) -> Result<T, No> {
-    let limit = agent.settings.patience.piece;
-    tokio::time::timeout(limit, next).await.map_err(|_| {
-        let why = format!("nothing came for {} s", limit.as_secs());
-        No::passing(StatusCode::REQUEST_TIMEOUT, why)
-    })
-}
-
-async fn short(agent: &Agent, mut field: Field<'_>) -> Result<String, No> {
-    let mut text = Vec::new();
-    loop {
-        let piece = patiently(agent, field.chunk()).await?.map_err(|error| broken(&error))?;
-        let Some(piece) = piece else { break };
-        text.extend_from_slice(&piece);
-        if text.len() > LONGEST_FIELD {
-            return Err(bad("a field of the form is too long"));
-        }
-    }
-    String::from_utf8(text).map_err(|_| bad("a field of the form is not text"))
-}
-
-async fn write(agent: &Agent, path: &Path, mut field: Field<'_>) -> Result<Blob, No> {
-    let (room, pieces) = mpsc::channel(AHEAD);
-    let (file, largest) = (path.to_owned(), agent.settings.largest);
-    let writer = tokio::task::spawn_blocking(move || write_all(&file, pieces, largest));
-    loop {
-        let piece = patiently(agent, field.chunk()).await?.map_err(|error| broken(&error))?;
-        let Some(piece) = piece else { break };
-        if room.send(piece).await.is_err() {
-            break;
-        }
-    }
-    drop(room);
-    let ending = || No::passing(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending");
-    writer.await.map_err(|_| ending())?
-}
-
-fn write_all(path: &Path, mut pieces: mpsc::Receiver<Bytes>, largest: u64) -> Result<Blob, No> {
-    let failed = |error: std::io::Error| {
-        let why = format!("write {}: {error}", path.display());
-        No::passing(StatusCode::INSUFFICIENT_STORAGE, why)
-    };
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
-    let (mut hash, mut size) = (Sha256::new(), 0);
-    while let Some(piece) = pieces.blocking_recv() {
-        size += piece.len() as u64;
-        if size > largest {
-            let why = format!("the archive has more than {largest} bytes; raise --largest-archive");
-            return Err(No::refused(StatusCode::PAYLOAD_TOO_LARGE, why));
-        }
-        hash.update(&piece);
-        file.write_all(&piece).map_err(failed)?;
-    }
-    Ok(Blob { digest: format!("sha256:{:x}", hash.finalize()), size })
+fn given_up(transfer: &str) -> No {
+    No::refused(StatusCode::GONE, format!("transfer {transfer} was given up meanwhile"))
 }

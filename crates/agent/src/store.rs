@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,9 +48,32 @@ struct Task {
     handle: AbortHandle,
 }
 
+impl Task {
+    /// Nothing came of it so far; of one that crashed nothing will.
+    fn runs(&self) -> bool {
+        self.outcome.borrow().is_none() && self.outcome.has_changed().is_ok()
+    }
+}
+
 impl Drop for Task {
     fn drop(&mut self) {
         self.handle.abort();
+    }
+}
+
+/// Where a transfer's checkpoint comes in.
+#[derive(Clone)]
+pub(crate) struct Entrance {
+    /// One upload at a time.
+    pub door: Arc<tokio::sync::Mutex<()>>,
+    known: watch::Receiver<()>,
+}
+
+impl Entrance {
+    /// Resolves when the transfer is forgotten.
+    pub(crate) async fn closed(&self) {
+        let mut known = self.known.clone();
+        while known.changed().await.is_ok() {}
     }
 }
 
@@ -62,18 +86,33 @@ struct Transfer {
     expected: Vec<Expected>,
     offer: Option<Arc<Offer>>,
     task: Option<Task>,
-    /// One upload at a time.
-    entrance: Arc<tokio::sync::Mutex<()>>,
+    door: Arc<tokio::sync::Mutex<()>>,
+    /// Goes with this.
+    known: watch::Sender<()>,
     touched: Option<Instant>,
+}
+
+impl Transfer {
+    fn is_busy(&self) -> bool {
+        self.task.as_ref().is_some_and(Task::runs) || self.door.try_lock().is_err()
+    }
 }
 
 /// All of them. What is forgotten is removed from the disk, too.
 #[derive(Default)]
-pub(crate) struct Store(Mutex<HashMap<String, Transfer>>);
+pub(crate) struct Store {
+    transfers: Mutex<HashMap<String, Transfer>>,
+    numbers: AtomicU64,
+}
 
 impl Store {
     fn all(&self) -> MutexGuard<'_, HashMap<String, Transfer>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the name of a file: a transfer that is forgotten and known again must not find the old one.
+    pub(crate) fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
     fn with<T>(&self, transfer: &str, change: impl FnOnce(&mut Transfer) -> T) -> T {
@@ -83,37 +122,44 @@ impl Store {
         change(found)
     }
 
-    /// A checkpoint may come.
+    /// A checkpoint may come. With another origin it is another transfer.
     pub(crate) fn expect(&self, transfer: &str, expected: Expected) {
         self.with(transfer, |it| {
-            it.expected.retain(|other| other.origin == expected.origin && *other != expected);
+            if it.expected.iter().any(|before| before.origin != expected.origin) {
+                *it = Transfer { touched: it.touched, ..Transfer::default() };
+            }
+            it.expected.retain(|before| *before != expected);
             it.expected.push(expected);
             let spare = it.expected.len().saturating_sub(SENDERS);
             it.expected.drain(..spare);
         });
     }
 
-    /// Of what a checkpoint is expected from one whom `is` knows, and the door through which it comes.
+    /// What is expected from one whom `is` knows, and where it comes in.
     pub(crate) fn expected(
         &self,
         transfer: &str,
         is: impl Fn(&Sender) -> bool,
-    ) -> Option<(Origin, Arc<tokio::sync::Mutex<()>>)> {
+    ) -> Option<(Origin, Entrance)> {
         let all = self.all();
         let found = all.get(transfer)?;
+        let entrance = Entrance { door: found.door.clone(), known: found.known.subscribe() };
         let expected = found.expected.iter().find(|expected| is(&expected.sender))?;
-        Some((expected.origin.clone(), found.entrance.clone()))
+        Some((expected.origin.clone(), entrance))
     }
 
-    /// From now on the runtime may have it; unless nobody wants it any more.
-    pub(crate) fn offer(&self, transfer: &str, offer: Offer, wanted: bool) -> Option<Arc<Offer>> {
+    /// From now on the runtime may have it.
+    pub(crate) fn offer(&self, transfer: &str, offer: Offer) {
+        self.with(transfer, |it| it.offer = Some(Arc::new(offer)));
+    }
+
+    /// The same with what has come in through `entrance`; unless nobody wants it any more.
+    pub(crate) fn arrive(&self, transfer: &str, offer: Offer, entrance: &Entrance) -> Option<()> {
         let mut all = self.all();
-        if wanted && all.get(transfer).is_none_or(|it| it.expected.is_empty()) {
-            return None;
-        }
-        let found = all.entry(transfer.to_owned()).or_default();
+        let found = all.get_mut(transfer).filter(|it| Arc::ptr_eq(&it.door, &entrance.door))?;
         found.touched = Some(Instant::now());
-        Some(found.offer.insert(Arc::new(offer)).clone())
+        found.offer = Some(Arc::new(offer));
+        Some(())
     }
 
     /// What the runtime may have.
@@ -124,8 +170,8 @@ impl Store {
         found.offer.clone()
     }
 
-    /// The task that carries out `order`: begun by `begin`, unless it has been. An order that succeeded,
-    /// or still runs, is not carried out twice.
+    /// The task that carries out `order`: begun by `begin`, unless it runs. One that has ended is begun
+    /// again: the other side may have lost meanwhile what was brought to it, and if not says so at once.
     pub(crate) fn task(
         &self,
         transfer: &str,
@@ -133,10 +179,7 @@ impl Store {
         begin: impl FnOnce() -> (AbortHandle, Outcome),
     ) -> Outcome {
         self.with(transfer, |it| {
-            let going_on = |task: &Task| {
-                let failed = matches!(*task.outcome.borrow(), Some(Err(_)));
-                task.order == order && !failed
-            };
+            let going_on = |task: &Task| task.order == order && task.runs();
             if let Some(task) = it.task.as_ref().filter(|task| going_on(task)) {
                 return task.outcome.clone();
             }
@@ -152,12 +195,14 @@ impl Store {
         drop(found);
     }
 
-    /// Forgets those that nobody has touched for `age`, and names them.
+    /// Forgets those that nobody has touched for `age`, and names them. What comes in or goes out takes
+    /// as long as it takes; it has its own deadlines.
     pub(crate) fn forget_older(&self, age: Duration) -> Vec<String> {
         let mut all = self.all();
         let old: Vec<String> = all
             .iter()
             .filter(|(_, it)| it.touched.is_none_or(|touched| touched.elapsed() > age))
+            .filter(|(_, it)| !it.is_busy())
             .map(|(name, _)| name.clone())
             .collect();
         for name in &old {
@@ -167,13 +212,14 @@ impl Store {
     }
 }
 
-/// Removes everything in `folder`: what an agent that ended has left.
+/// Removes every file in `folder`: what an agent that ended has left.
 pub(crate) fn empty(folder: &Path) -> io::Result<()> {
     std::fs::create_dir_all(folder)?;
     for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_file() {
-            std::fs::remove_file(path)?;
+        let entry = entry?;
+        // What a link refers to is not ours.
+        if !entry.file_type()?.is_dir() {
+            std::fs::remove_file(entry.path())?;
         }
     }
     Ok(())

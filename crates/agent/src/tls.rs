@@ -18,7 +18,7 @@ use rustls::sign::CertifiedKey;
 #[derive(Debug)]
 pub(crate) struct Certificates {
     folder: PathBuf,
-    written: Mutex<Option<SystemTime>>,
+    written: Mutex<Written>,
     key: RwLock<Arc<CertifiedKey>>,
 }
 
@@ -80,11 +80,12 @@ impl Own {
     pub(crate) fn new(name: &str, trust: Option<&Path>) -> Result<Self, String> {
         let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let failed = |error: rcgen::Error| format!("make a certificate for {host}: {error}");
-        let made = rcgen::generate_simple_self_signed([host.to_owned()]).map_err(failed)?;
-        let private = PrivateKeyDer::try_from(made.signing_key.serialize_der());
-        let signer = private.and_then(|it| any_supported_type(&it).map_err(|_| "no such key"));
-        let signer = signer.map_err(|why| format!("make a certificate for {host}: {why}"))?;
+        let failed = |why: String| format!("make a certificate for {host}: {why}");
+        let made = rcgen::generate_simple_self_signed([host.to_owned()])
+            .map_err(|error| failed(error.to_string()))?;
+        let private = PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes())
+            .map_err(|error| failed(error.to_string()))?;
+        let signer = any_supported_type(&private).map_err(|error| failed(error.to_string()))?;
         if let Some(folder) = trust {
             believe(folder, name, &made.cert.pem())
                 .map_err(|error| format!("write into {}: {error}", folder.display()))?;
@@ -109,8 +110,12 @@ fn believe(trust: &Path, name: &str, certificate: &str) -> io::Result<()> {
     fs::write(folder.join("ca.crt"), certificate)
 }
 
-fn modified(folder: &Path) -> Option<SystemTime> {
-    fs::metadata(folder.join("tls.crt")).and_then(|found| found.modified()).ok()
+/// When each of the files was written.
+type Written = [Option<SystemTime>; 2];
+
+fn modified(folder: &Path) -> Written {
+    ["tls.crt", "tls.key"]
+        .map(|file| fs::metadata(folder.join(file)).and_then(|found| found.modified()).ok())
 }
 
 fn read(folder: &Path) -> Result<CertifiedKey, String> {

@@ -113,7 +113,7 @@ mod tests {
         }
         std::fs::write(&ours, "").unwrap();
         let begun: Timestamp = "2026-11-23T08:02:00Z".parse().unwrap();
-        assert_eq!(since(folder.path(), &origin, begun.as_second()), [ours.clone()]);
+        assert_eq!(since(folder.path(), &origin, begun.as_second()), std::slice::from_ref(&ours));
         assert!(is_of(&ours, &origin) && !is_of(&at(others[1]), &origin));
         assert_eq!(since(Path::new("/nowhere"), &origin, 0), Vec::<PathBuf>::new());
     }

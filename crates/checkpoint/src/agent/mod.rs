@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -110,7 +111,7 @@ impl Agent {
             agent: base.to_owned(),
             why,
         };
-        if !base.starts_with("https://") {
+        if !is_address(base) {
             return Err(unusable("write its address as https://address:port".to_owned()));
         }
         let mut token = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
@@ -222,6 +223,13 @@ impl Agent {
     }
 }
 
+/// Whether `base` is `https://address:port` and nothing more: a path would lead orders elsewhere.
+fn is_address(base: &str) -> bool {
+    let authority = base.strip_prefix("https://").map(|rest| rest.trim_end_matches('/'));
+    let authority = authority.and_then(|authority| authority.parse::<Authority>().ok());
+    authority.is_some_and(|it| it.port_u16().is_some() && !it.as_str().contains('@'))
+}
+
 /// A client's side of TLS that trusts these authorities and nobody else.
 fn trusting(authorities: &[u8]) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
@@ -237,4 +245,29 @@ fn trusting(authorities: &[u8]) -> Result<ClientConfig, String> {
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_nothing_around_it() {
+        for good in ["https://10.0.0.7:9443", "https://10.0.0.7:9443/", "https://[fd00::1]:9443"] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in [
+            "http://10.0.0.7:9443",
+            "https://10.0.0.7",
+            "https://10.0.0.7:9443/forget?a=",
+            "https://10.0.0.7:9443?a",
+            "https://10.0.0.7:9443#a",
+            "https://a@10.0.0.7:9443",
+            "https://10.0.0.7:9443\r\nA: b",
+            "https://",
+            "",
+        ] {
+            assert!(!is_address(bad), "{bad}");
+        }
+    }
 }

@@ -138,8 +138,11 @@ pub struct Refusal {
     pub passing: bool,
 }
 
-/// A transfer's name: what a path and a file name can bear.
+/// A transfer's name: what a path, a file name and an image's name can bear.
 pub fn is_name(transfer: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=64).contains(&transfer.len()) && transfer.bytes().all(fits) && !transfer.starts_with('-')
+    (1..=64).contains(&transfer.len())
+        && transfer.bytes().all(fits)
+        && !transfer.starts_with('-')
+        && !transfer.ends_with('-')
 }
