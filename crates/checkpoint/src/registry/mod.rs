@@ -2,6 +2,7 @@
 //! manifests.
 
 mod blobs;
+mod challenge;
 mod credentials;
 mod error;
 mod reading;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use crate::reference::ImageRef;
 use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
+pub use challenge::Challenge;
 pub use credentials::Credentials;
 pub use error::Error;
 use http::{HeaderMap, Method, StatusCode};
