@@ -6,6 +6,7 @@ mod crds;
 mod demo;
 mod docs;
 mod e2e;
+mod fuzz;
 mod image;
 mod lab;
 mod sim;
@@ -40,6 +41,8 @@ enum Task {
     Image(image::Arguments),
     /// Run the protocol under plans of faults, and its mutants
     Sim(sim::Arguments),
+    /// Fuzz what reads other people's input (needs the nightly toolchain)
+    Fuzz(fuzz::Arguments),
     /// Run everything CI runs
     Ci,
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::E2e(arguments) => e2e::run(&arguments),
         Task::Image(arguments) => image::run(&arguments),
         Task::Sim(arguments) => sim::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Ci => ci::run(),
     };
     result.unwrap_or_else(|error| {
