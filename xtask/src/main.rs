@@ -7,6 +7,7 @@ mod crds;
 mod demo;
 mod docs;
 mod e2e;
+mod fuzz;
 mod image;
 mod lab;
 mod sim;
@@ -44,6 +45,8 @@ enum Task {
     /// Measure side by side what ways cost
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Fuzz what reads other people's input (needs the nightly toolchain)
+    Fuzz(fuzz::Arguments),
     /// Run everything CI runs
     Ci,
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Image(arguments) => image::run(&arguments),
         Task::Sim(arguments) => sim::run(&arguments),
         Task::Bench(what) => bench::run(&what),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Ci => ci::run(),
     };
     result.unwrap_or_else(|error| {

@@ -11,6 +11,8 @@
 #[allow(dead_code, reason = "it behaves here")]
 mod double;
 mod rig;
+#[path = "../../checkpoint/tests/registry/tokens.rs"]
+mod tokens;
 
 use std::sync::Arc;
 
@@ -233,7 +235,7 @@ async fn only_the_containers_own_archives_are_read() {
 async fn an_archive_of_another_pod_goes_nowhere() {
     let world = World::new();
     let (source, target) = (world.node().await, world.node().await);
-    let double = double::Double::start(None).await;
+    let double = double::Double::start(double::Lock::Open).await;
     let words = "the archive is of another pod than shop/consumer-0";
     for (namespace, pod) in [("shop", "other-0"), ("elsewhere", "consumer-0")] {
         let tar_path = source.archive(&archives::of(namespace, pod, 1000, 1));

@@ -10,6 +10,8 @@
 #[allow(dead_code, reason = "it behaves here")]
 mod double;
 mod rig;
+#[path = "../../checkpoint/tests/registry/tokens.rs"]
+mod tokens;
 
 use std::time::Duration;
 
@@ -95,7 +97,7 @@ async fn an_order_given_twice_is_carried_out_once() {
     let load = || source.load("b", &tar_path);
     let (first, second) = tokio::join!(load(), load());
     assert_eq!(first.unwrap(), second.unwrap());
-    let double = double::Double::start(None).await;
+    let double = double::Double::start(double::Lock::Open).await;
     let order = PushOrder {
         transfer: "c".to_owned(),
         tar_path,

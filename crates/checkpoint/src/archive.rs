@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -112,14 +113,19 @@ pub fn facts(path: &Path) -> Result<Facts, Error> {
     if !file.metadata().map_err(read)?.is_file() {
         return Err(Error::Refused { archive: archive(), why: "is not a regular file" });
     }
-    gather(file).map_err(|stop| match stop {
-        Stop::Io(source) => read(source),
-        Stop::Refused(why) => Error::Refused { archive: archive(), why },
+    facts_of(&archive(), file)
+}
+
+/// The same, of an archive that errors call `name`.
+pub fn facts_of(name: &str, archive: impl Read + Seek) -> Result<Facts, Error> {
+    gather(archive).map_err(|stop| match stop {
+        Stop::Io(source) => Error::Read { archive: name.to_owned(), source },
+        Stop::Refused(why) => Error::Refused { archive: name.to_owned(), why },
     })
 }
 
-fn gather(file: File) -> Result<Facts, Stop> {
-    let mut headers = Headers::new(file)?;
+fn gather(archive: impl Read + Seek) -> Result<Facts, Stop> {
+    let mut headers = Headers::new(archive)?;
     let (mut config, mut spec, mut log) = (None, None, Vec::new());
     while let Some(entry) = headers.next()? {
         match entry.name.as_slice() {

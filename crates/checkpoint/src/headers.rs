@@ -4,6 +4,10 @@
 //! against the file's length before anything is allocated for it; names, extension headers and the
 //! number of entries have limits. Extension headers are read here and not by `tar`, which would take
 //! any length a header claims.
+//!
+//! Only files and folders are taken. CRI-O writes nothing else: the archive has CRIU's images, which are
+//! files, and the file system's changes are in a tar of their own (`internal/lib/checkpoint.go`, 1.36.3).
+//! A link is more than useless there: on a restore `config.dump` would be read where it leads.
 
 use std::io::{self, Read, Seek, SeekFrom};
 
@@ -34,9 +38,11 @@ impl From<io::Error> for Stop {
 
 const CUT_SHORT: Stop = Stop::Refused("is cut short; take the checkpoint again");
 
-/// One file in the archive.
+const TOO_LONG: Stop = Stop::Refused("has a name or an attribute that is too long");
+
+/// One file or folder in the archive.
 pub(crate) struct Entry {
-    /// Its path, without a leading `./`.
+    /// Its path, without `./` before and `/` behind it.
     pub name: Vec<u8>,
     /// Size of its content in bytes.
     pub size: u64,
@@ -86,11 +92,11 @@ impl<R: Read + Seek> Headers<R> {
                 }
                 EntryType::GNULongLink | EntryType::XGlobalHeader => {}
                 EntryType::GNUSparse => return Err(Stop::Refused("has a sparse file in it")),
-                _ => {
+                EntryType::Regular | EntryType::Directory => {
                     let name = extension.name.unwrap_or_else(|| header.path_bytes().into_owned());
-                    let name = name.strip_prefix(b"./".as_slice()).unwrap_or(&name).to_vec();
-                    return Ok(Some(Entry { name, size, start }));
+                    return Ok(Some(Entry { name: inner(&name, kind)?, size, start }));
                 }
+                _ => return Err(Stop::Refused("has a link or a device in it")),
             }
         }
     }
@@ -133,7 +139,7 @@ impl<R: Read + Seek> Headers<R> {
 
     fn content(&mut self, start: u64, size: u64, most: u64) -> Result<Vec<u8>, Stop> {
         if size > most {
-            return Err(Stop::Refused("has a name or an attribute that is too long"));
+            return Err(TOO_LONG);
         }
         self.archive.seek(SeekFrom::Start(start))?;
         let mut content = Vec::new();
@@ -159,6 +165,22 @@ impl<R: Read + Seek> Headers<R> {
         }
         Ok(())
     }
+}
+
+/// The name without `./` before and `/` behind it. One that could lead elsewhere, or be another way to
+/// write one that we look for, is refused.
+fn inner(name: &[u8], kind: EntryType) -> Result<Vec<u8>, Stop> {
+    if name.len() as u64 > LONGEST_NAME {
+        return Err(TOO_LONG);
+    }
+    let name = name.strip_prefix(b"./".as_slice()).unwrap_or(name);
+    let name = name.strip_suffix(b"/").unwrap_or(name);
+    let is_root = kind == EntryType::Directory && matches!(name, b"" | b".");
+    let is_bad = |part: &[u8]| matches!(part, b"" | b"." | b"..") || part.contains(&0);
+    if !is_root && name.split(|byte| *byte == b'/').any(is_bad) {
+        return Err(Stop::Refused("has a name in it that is absolute, or has . or .. in it"));
+    }
+    Ok(name.to_vec())
 }
 
 /// Kinds whose headers may name a size that means nothing.
@@ -228,6 +250,65 @@ mod tests {
         bytes.extend([b'x'; 512]);
         bytes.extend([0; 1024]);
         assert_eq!(names(bytes).unwrap(), [("config.dump".to_owned(), 5)]);
+    }
+
+    /// An archive with one entry of this kind, whose name is not looked at before it is written.
+    fn one(kind: EntryType, name: &str) -> Vec<u8> {
+        let mut header = Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(kind);
+        header.set_size(0);
+        header.set_cksum();
+        [header.as_bytes().as_slice(), &[0; 1024]].concat()
+    }
+
+    #[test]
+    fn only_files_and_folders_are_taken() {
+        let taken = |kind, name| names(one(kind, name)).unwrap().remove(0).0;
+        assert_eq!(taken(EntryType::Regular, "./stats-dump"), "stats-dump");
+        assert_eq!(taken(EntryType::Directory, "checkpoint/"), "checkpoint");
+        assert_eq!(taken(EntryType::Directory, "./"), "");
+        assert_eq!(taken(EntryType::Directory, "."), ".");
+        for kind in [
+            EntryType::Symlink,
+            EntryType::Link,
+            EntryType::Char,
+            EntryType::Block,
+            EntryType::Fifo,
+            EntryType::Continuous,
+            EntryType::new(b'V'),
+        ] {
+            let why = refusal(one(kind, "config.dump"));
+            assert!(why.contains("link or a device"), "{kind:?}: {why}");
+        }
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        for name in
+            ["/config.dump", "../a", "a/../config.dump", "a/..", "././a", "a//b", "", ".", ".//a"]
+        {
+            let why = refusal(one(EntryType::Regular, name));
+            assert!(why.contains("absolute"), "{name}: {why}");
+        }
+        for name in ["a..b", "..a", ".a", "a/.b./c"] {
+            assert_eq!(names(one(EntryType::Regular, name)).unwrap().len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_extension_headers_name_has_the_same_limits() {
+        let named = |name: &[u8]| {
+            let mut tar = tar::Builder::new(Vec::new());
+            tar.append_pax_extensions([("path", name)]).unwrap();
+            let mut bytes = tar.into_inner().unwrap();
+            bytes.truncate(bytes.len() - 1024);
+            bytes.extend(one(EntryType::Regular, "a"));
+            refusal(bytes)
+        };
+        assert!(named(b"a/../b").contains("absolute"));
+        assert!(named(b"config.dump\0").contains("absolute"));
+        assert!(named(&b"a".repeat(5000)).contains("too long"));
     }
 
     #[test]

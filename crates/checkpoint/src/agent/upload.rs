@@ -18,7 +18,7 @@ use hyper::body::Frame;
 
 use super::wire::{Arrived, TRANSFER};
 use super::{Agent, Body, Error};
-use crate::registry::{Ended, Reading};
+use crate::registry::{Part, Reading};
 
 /// For the next piece to move.
 const STALL: Duration = Duration::from_secs(30);
@@ -40,13 +40,15 @@ impl Agent {
     ) -> Result<Arrived, Error> {
         let attempted = format!("send {}", archive.display());
         let unreadable = |source| Error::Archive { archive: archive.display().to_string(), source };
-        let mut reading = Reading::begin(archive).await.map_err(unreadable)?;
-        let (size, taken) = (reading.size, reading.taken.clone());
+        let reading = Reading::begin(archive).await.map_err(unreadable)?;
+        let size = reading.size;
+        let mut part = reading.part(0..size);
+        let taken = part.taken.clone();
         let (head, end) = (head(container), end(NO_DIGEST));
         let length = head.len() as u64 + size + end.len() as u64;
-        let file = reading.body().into_data_stream();
+        let file = part.body().into_data_stream();
         let broken = Arc::new(OnceLock::new());
-        let body = form(head, file, reading, broken.clone());
+        let body = form(head, file, part, broken.clone());
         let request = self
             .request(Method::POST, &format!("/checkpoint?{TRANSFER}={transfer}"))
             .header(CONTENT_TYPE, format!("multipart/form-data; boundary={BOUNDARY}"))
@@ -80,15 +82,12 @@ fn moved(taken: &AtomicU64, before: &mut u64) -> bool {
 fn form(
     head: String,
     file: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
-    reading: Reading,
+    part: Part,
     broken: Arc<OnceLock<io::ErrorKind>>,
 ) -> Body {
     let end = stream::once(async move {
-        match reading.end().await {
-            Ended::Whole(digest) => Ok(Bytes::from(end(&digest))),
-            Ended::Failed(error) => Err(error),
-            Ended::Abandoned => Err(io::ErrorKind::BrokenPipe.into()),
-        }
+        let digest = part.end().await?.and_then(|reading| reading.digest());
+        digest.map(|digest| Bytes::from(end(&digest))).ok_or(io::ErrorKind::BrokenPipe.into())
     });
     let parts = stream::once(async { Ok(Bytes::from(head)) }).chain(file).chain(end);
     let frames = parts.map(move |part: io::Result<Bytes>| {

@@ -49,14 +49,13 @@ pub enum Error {
         /// Why, and what to do.
         why: &'static str,
     },
-    /// It wants tokens.
-    #[error(
-        "registry {host} wants a bearer token, which this version does not fetch: use a registry \
-         with basic authentication or none"
-    )]
+    /// It wants a token that can't be had.
+    #[error("registry {host} wants a bearer token, and none can be had: {why}")]
     Token {
         /// The registry.
         host: String,
+        /// Why, and what to do.
+        why: &'static str,
     },
     /// The registry said no.
     #[error("{attempted} at registry {host}: it answered {status}{said}")]

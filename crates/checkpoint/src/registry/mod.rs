@@ -2,26 +2,30 @@
 //! manifests.
 
 mod blobs;
+mod challenge;
 mod credentials;
 mod error;
 mod reading;
 mod scheme;
+mod tokens;
 mod transport;
+mod upload;
 
 use std::time::Duration;
 
 use crate::reference::ImageRef;
 use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
+pub use challenge::Challenge;
 pub use credentials::Credentials;
 pub use error::Error;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 pub use reading::blob_of_file;
-pub(crate) use reading::{Ended, Reading};
+pub(crate) use reading::{Part, Reading};
 use sha2::{Digest as _, Sha256};
-use transport::Transport;
+use transport::{Errand, Transport};
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -75,6 +79,7 @@ pub fn digest(content: &[u8]) -> String {
 #[derive(Clone)]
 pub struct Client {
     transport: Transport,
+    part: u64,
 }
 
 impl Client {
@@ -95,7 +100,8 @@ impl Client {
         plain_http: bool,
         patience: Patience,
     ) -> Result<Self, Error> {
-        let mut client = Self { transport: Transport::new(host, credentials, patience)? };
+        let transport = Transport::new(host, credentials, plain_http, patience)?;
+        let mut client = Self { transport, part: upload::PART };
         match client.ping().await {
             Ok(()) => return Ok(client),
             Err(Error::NotTls { .. }) if plain_http || scheme::is_of_the_cluster(host) => {}
@@ -113,10 +119,20 @@ impl Client {
         Ok(client)
     }
 
-    /// Whether the registry answers and lets us in.
+    /// The same client, sending files in parts of this many bytes.
+    #[must_use]
+    pub fn in_parts_of(self, bytes: u64) -> Self {
+        Self { part: bytes.max(1), ..self }
+    }
+
+    /// Whether the registry answers and lets us in. One with tokens says that only of a repository: then
+    /// it is the first request for one that is refused.
     pub async fn ping(&self) -> Result<(), Error> {
         let attempted = "ask for the API";
-        let answer = self.transport.send(attempted, Method::GET, "/v2/", None).await?;
+        let answer = self.transport.send_bare(attempted).await?;
+        if self.transport.wants_a_token(&answer)? {
+            return Ok(());
+        }
         self.transport.expect(attempted, answer, &[StatusCode::OK]).await.map(|_| ())
     }
 
@@ -127,40 +143,41 @@ impl Client {
 
     /// The manifest or index of an image, if it is there. By digest, it has that digest.
     pub async fn manifest(&self, image: &ImageRef) -> Result<Option<Bytes>, Error> {
-        let attempted = format!("read the manifest of {image}");
+        let errand = Errand::new(format!("read the manifest of {image}"), &image.repository);
+        let attempted = &errand.attempted;
         let path = manifest_path(&image.repository, image.reference());
-        let answer = self.transport.send(&attempted, Method::GET, &path, None).await?;
+        let answer = self.transport.send(&errand, Method::GET, &path, None).await?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        let answer = self.transport.expect(&attempted, answer, &[StatusCode::OK]).await?;
-        let content = self.transport.document(&attempted, answer).await?;
+        let answer = self.transport.expect(attempted, answer, &[StatusCode::OK]).await?;
+        let content = self.transport.document(attempted, answer).await?;
         if let Some(expected) = &image.digest {
-            self.same_digest(&attempted, expected, &digest(&content))?;
+            self.same_digest(attempted, expected, &digest(&content))?;
         }
         Ok(Some(content))
     }
 
     /// Deletes the image's manifest; whether it was there. Its blobs are the registry's to collect.
     pub async fn delete_manifest(&self, image: &ImageRef) -> Result<bool, Error> {
-        let attempted = format!("delete {image}");
+        let errand = Errand::new(format!("delete {image}"), &image.repository);
         // Tags can't be deleted, only what they stand for.
         let digest = match &image.digest {
             Some(digest) => digest.clone(),
             None => match self.head_manifest(image).await? {
                 Some(headers) => digest_in(&headers).map(str::to_owned).ok_or_else(|| {
-                    self.transport.nonsense(&attempted, "it does not name the tag's digest")
+                    self.transport.nonsense(&errand.attempted, "it does not name the tag's digest")
                 })?,
                 None => return Ok(false),
             },
         };
         let path = manifest_path(&image.repository, &digest);
-        let answer = self.transport.send(&attempted, Method::DELETE, &path, None).await?;
+        let answer = self.transport.send(&errand, Method::DELETE, &path, None).await?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(false);
         }
         let good = [StatusCode::ACCEPTED, StatusCode::OK, StatusCode::NO_CONTENT];
-        self.transport.expect(&attempted, answer, &good).await.map(|_| true)
+        self.transport.expect(&errand.attempted, answer, &good).await.map(|_| true)
     }
 
     /// Stores a manifest or index under its tag, or if it has none under its digest.
@@ -175,29 +192,31 @@ impl Client {
         let reference = tag.unwrap_or(&blob.digest);
         let path = manifest_path(repository, reference);
         let attempted = format!("store manifest {reference} in {repository}");
+        let errand = Errand::new(attempted, repository);
         retrying(|| async {
-            let body = Some((media_type, full(content.clone())));
-            let answer = self.transport.send(&attempted, Method::PUT, &path, body).await?;
-            self.stored(&attempted, answer, &blob.digest).await
+            let content = Some((media_type, content.clone()));
+            let answer = self.transport.send(&errand, Method::PUT, &path, content).await?;
+            self.stored(&errand.attempted, answer, &blob.digest).await
         })
         .await?;
         Ok(blob)
     }
 
-    async fn head(&self, attempted: &str, path: &str) -> Result<Option<HeaderMap>, Error> {
-        let answer = self.transport.send(attempted, Method::HEAD, path, None).await?;
+    async fn head(&self, errand: &Errand, path: &str) -> Result<Option<HeaderMap>, Error> {
+        let answer = self.transport.send(errand, Method::HEAD, path, None).await?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
         // Registries with a store behind them redirect to what is there.
         let good = [StatusCode::OK, StatusCode::TEMPORARY_REDIRECT, StatusCode::FOUND];
-        let answer = self.transport.expect(attempted, answer, &good).await?;
+        let answer = self.transport.expect(&errand.attempted, answer, &good).await?;
         Ok(Some(answer.headers().clone()))
     }
 
     async fn head_manifest(&self, image: &ImageRef) -> Result<Option<HeaderMap>, Error> {
         let path = manifest_path(&image.repository, image.reference());
-        self.head(&format!("look for {image}"), &path).await
+        let errand = Errand::new(format!("look for {image}"), &image.repository);
+        self.head(&errand, &path).await
     }
 
     async fn stored(
@@ -231,14 +250,16 @@ async fn retrying<T, F>(attempt: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
+    attempt.retry(pauses()).when(Error::is_passing).notify(|error, _| warn(error)).await
+}
+
+fn pauses() -> ExponentialBuilder {
     let pauses = ExponentialBuilder::default().with_min_delay(PAUSE).with_max_times(RETRIES);
-    attempt
-        .retry(pauses.with_jitter())
-        .when(Error::is_passing)
-        .notify(|error, _| {
-            tracing::warn!(error = error as &dyn std::error::Error, "trying again");
-        })
-        .await
+    pauses.with_jitter()
+}
+
+fn warn(error: &Error) {
+    tracing::warn!(error = error as &dyn std::error::Error, "trying again");
 }
 
 fn manifest_path(repository: &str, reference: &str) -> String {

@@ -1,12 +1,12 @@
-//! Requests and answers: addresses, deadlines, credentials, and what answers mean.
+//! Requests and answers: addresses, deadlines, and what answers mean. Redirects are not followed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
@@ -16,6 +16,7 @@ use hyper_util::rt::TokioExecutor;
 use url::Url;
 
 use super::error::{remedy, said};
+use super::tokens::Tokens;
 use super::{Body, Credentials, Error, Patience};
 
 /// The longest document that is read.
@@ -25,6 +26,18 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
+/// What a request is for: errors name it, and a token is for its repository.
+pub(super) struct Errand {
+    pub attempted: String,
+    pub repository: String,
+}
+
+impl Errand {
+    pub(super) fn new(attempted: String, repository: &str) -> Self {
+        Self { attempted, repository: repository.to_owned() }
+    }
+}
+
 /// How one registry is spoken to.
 #[derive(Clone)]
 pub(super) struct Transport {
@@ -32,6 +45,8 @@ pub(super) struct Transport {
     pub host: String,
     pub scheme: &'static str,
     pub credentials: Option<Credentials>,
+    pub plain_http: bool,
+    pub tokens: Arc<Tokens>,
     pub patience: Patience,
 }
 
@@ -39,6 +54,7 @@ impl Transport {
     pub(super) fn new(
         host: &str,
         credentials: Option<Credentials>,
+        plain_http: bool,
         patience: Patience,
     ) -> Result<Self, Error> {
         let mut tcp = HttpConnector::new();
@@ -56,31 +72,61 @@ impl Transport {
             .enable_http1()
             .wrap_connector(tcp);
         let http = Http::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { http, host: host.to_owned(), scheme: "https", credentials, patience })
+        Ok(Self {
+            http,
+            host: host.to_owned(),
+            scheme: "https",
+            credentials,
+            plain_http,
+            tokens: Arc::default(),
+            patience,
+        })
     }
 
     /// A request with a document or nothing.
     pub(super) async fn send(
         &self,
-        attempted: &str,
+        errand: &Errand,
         method: Method,
         path: &str,
-        content: Option<(&str, Body)>,
+        content: Option<(&str, Bytes)>,
     ) -> Result<Response<Incoming>, Error> {
-        let place = self.place(attempted, path)?;
-        let mut request = self.request(method, &place).header(ACCEPT, MANIFESTS);
-        let body = match content {
-            Some((media_type, body)) => {
-                request = request.header(CONTENT_TYPE, media_type);
-                body
-            }
-            None => super::full(Bytes::new()),
-        };
-        self.send_within(attempted, request, body, self.patience.answer).await
+        let place = self.place(&errand.attempted, path)?;
+        self.send_within(errand, method, &place, content, self.patience.answer).await
     }
 
-    /// A request that is answered within `limit`.
+    /// A request that is answered within `limit`. If it wants a token, it is sent again with one.
     pub(super) async fn send_within(
+        &self,
+        errand: &Errand,
+        method: Method,
+        place: &Url,
+        content: Option<(&str, Bytes)>,
+        limit: Duration,
+    ) -> Result<Response<Incoming>, Error> {
+        let attempted = &errand.attempted;
+        let first = self.authorization(errand, &method, place).await?;
+        let (request, body) = written(&method, place, content.clone(), first.as_ref());
+        let answer = self.ask(attempted, request, body, limit).await?;
+        match self.challenged(errand, &method, place, first.as_ref(), &answer).await? {
+            Some(token) => {
+                let (request, body) = written(&method, place, content, Some(&token));
+                self.ask(attempted, request, body, limit).await
+            }
+            None => Ok(answer),
+        }
+    }
+
+    /// Asks for the API, which concerns no repository, without a token.
+    pub(super) async fn send_bare(&self, attempted: &str) -> Result<Response<Incoming>, Error> {
+        let place = self.place(attempted, "/v2/")?;
+        let credentials = self.credentials.as_ref().map(|Credentials(header)| header);
+        let (request, body) = written(&Method::GET, &place, None, credentials);
+        self.ask(attempted, request, body, self.patience.answer).await
+    }
+
+    /// One request, as it is.
+    pub(super) async fn ask(
         &self,
         attempted: &str,
         request: http::request::Builder,
@@ -117,17 +163,8 @@ impl Transport {
         }
     }
 
-    pub(super) fn request(&self, method: Method, place: &Url) -> http::request::Builder {
-        let mut request = Request::builder().method(method).uri(place.as_str());
-        // An upload may be sent elsewhere; our credentials are not.
-        if let Some(Credentials(header)) = self.credentials.as_ref().filter(|_| self.is_ours(place))
-        {
-            request = request.header(AUTHORIZATION, header);
-        }
-        request
-    }
-
-    fn is_ours(&self, place: &Url) -> bool {
+    /// Whether `place` is the registry itself: only there do credentials and tokens go.
+    pub(super) fn is_ours(&self, place: &Url) -> bool {
         self.base().is_ok_and(|base| base.origin() == place.origin())
     }
 
@@ -179,7 +216,7 @@ impl Transport {
             return Ok(answer);
         }
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return Err(self.not_let_in(&answer));
+            return Err(self.not_let_in());
         }
         let body = self.document(attempted, answer).await.unwrap_or_default();
         Err(Error::Answer {
@@ -213,22 +250,14 @@ impl Transport {
         Error::Nonsense { attempted: attempted.to_owned(), host: self.host.clone(), why }
     }
 
-    fn not_let_in(&self, answer: &Response<Incoming>) -> Error {
-        let host = self.host.clone();
-        let challenges = answer.headers().get_all(WWW_AUTHENTICATE);
-        let mut schemes = challenges.iter().filter_map(|challenge| {
-            challenge.to_str().ok()?.split(' ').next().map(str::to_ascii_lowercase)
-        });
-        if answer.status() == StatusCode::UNAUTHORIZED && schemes.any(|scheme| scheme == "bearer") {
-            return Error::Token { host };
-        }
+    fn not_let_in(&self) -> Error {
         let why = if self.credentials.is_some() {
             "it refuses them; check name, password and the rights on the repository"
         } else {
             "there are none, and it wants some; give a Secret of type \
              kubernetes.io/dockerconfigjson with an entry for it"
         };
-        Error::Auth { host, why }
+        Error::Auth { host: self.host.clone(), why }
     }
 
     fn built(
@@ -253,6 +282,35 @@ impl Transport {
             host: self.host.clone(),
             seconds: limit.as_secs(),
         }
+    }
+}
+
+fn written(
+    method: &Method,
+    place: &Url,
+    content: Option<(&str, Bytes)>,
+    authorization: Option<&HeaderValue>,
+) -> (http::request::Builder, Body) {
+    let mut request = request(method, place, authorization).header(ACCEPT, MANIFESTS);
+    let body = match content {
+        Some((media_type, body)) => {
+            request = request.header(CONTENT_TYPE, media_type);
+            body
+        }
+        None => Bytes::new(),
+    };
+    (request, super::full(body))
+}
+
+pub(super) fn request(
+    method: &Method,
+    place: &Url,
+    authorization: Option<&HeaderValue>,
+) -> http::request::Builder {
+    let request = Request::builder().method(method.clone()).uri(place.as_str());
+    match authorization {
+        Some(header) => request.header(AUTHORIZATION, header),
+        None => request,
     }
 }
 

@@ -40,9 +40,19 @@ impl Proxy {
         self.breaks.store(times, Ordering::SeqCst);
     }
 
+    /// How many connections are still to be broken off.
+    pub fn to_break(&self) -> u64 {
+        self.breaks.load(Ordering::SeqCst)
+    }
+
     /// Bytes sent to the registry since the last call.
     pub fn sent(&self) -> u64 {
         self.sent.swap(0, Ordering::SeqCst)
+    }
+
+    /// The same, without beginning anew.
+    pub fn peek(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
     }
 
     async fn forward(self, client: TcpStream, to: SocketAddr) {

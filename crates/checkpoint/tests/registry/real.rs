@@ -17,6 +17,8 @@ pub enum Kind {
     Locked,
     /// With the certificate and key in this test's folder.
     Tls,
+    /// With tokens of the server at this address, whose certificate is in this test's folder.
+    Tokens(SocketAddr),
 }
 
 /// A running registry; it ends with this value.
@@ -52,6 +54,10 @@ impl Real {
                 std::fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
                 format!("auth:\n  htpasswd: {{ realm: r, path: {root}/htpasswd }}\n")
             }
+            Kind::Tokens(server) => format!(
+                "auth:\n  token: {{ realm: \"http://{server}/token\", service: r, issuer: tests, \
+                 rootcertbundle: {root}/tokens.pem }}\n"
+            ),
             Kind::Tls => {
                 format!("  tls: {{ certificate: {root}/cert.pem, key: {root}/key.pem }}\n")
             }
