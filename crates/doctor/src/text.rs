@@ -45,6 +45,20 @@ impl fmt::Display for Text {
     }
 }
 
+/// An error and its causes in one sentence; what repeats the words before it is left out.
+pub fn chain(error: &dyn std::error::Error) -> Text {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = cause.source();
+    }
+    Text::from(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
