@@ -1,7 +1,8 @@
 //! `cargo xtask check-deps`: dependencies point inward, and `protocol` is pure.
 //!
 //! ```text
-//! shadow (cli) → sim → operator → doctor → broker, checkpoint, api → protocol → serde, serde_json, thiserror
+//! shadow (cli) → sim → operator → doctor → broker, checkpoint, api → protocol
+//!                                                                 → serde, serde_json, thiserror
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};

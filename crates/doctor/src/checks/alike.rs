@@ -64,7 +64,10 @@ fn cgroups(question: Question<'_>, node: &Node, others: &[&Node]) -> Finding {
             return question.ok(format!("cgroups of version {version}"));
         }
         question.failure(
-            format!("cgroups of version {version}, and of another on {different}: nothing is restored between them"),
+            format!(
+                "cgroups of version {version}, and of another on {different}: nothing is \
+                 restored between them"
+            ),
             "use the same version on all nodes, best 2 (systemd.unified_cgroup_hierarchy=1)",
         )
     })
@@ -112,7 +115,8 @@ fn cpus(question: Question<'_>, node: &Node, others: &[&Node], named: bool) -> F
         let missing: Vec<String> = others.iter().filter_map(lacks).collect();
         let unknown =
             names(others.iter().filter(|it| super::reported(it, |report| &report.cpu).is_err()));
-        let remedy = "move pods to nodes that have all that theirs has, or give virtual machines one CPU model";
+        let remedy = "move pods to nodes that have all that theirs has, or give virtual machines \
+                      one CPU model";
         match (missing.is_empty(), named) {
             (true, _) if !unknown.is_empty() => question
                 .unknown(&Text::from(format!("the CPU's features are not known of {unknown}"))),

@@ -100,7 +100,10 @@ fn survey_of(question: Question<'_>, survey: &Survey, queue: Option<&str>) -> Fi
     let version = &survey.version;
     if survey.statistics_disabled {
         return question.warning(
-            format!("RabbitMQ {version} keeps no statistics (disable_stats): not every queue can be proved empty"),
+            format!(
+                "RabbitMQ {version} keeps no statistics (disable_stats): not every queue can \
+                 be proved empty"
+            ),
             "set management.disable_stats = false at the broker",
         );
     }

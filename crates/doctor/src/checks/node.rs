@@ -78,7 +78,7 @@ fn runtime(subject: &str, node: &Node) -> Finding {
             ),
             remedy,
         ),
-        _ => question.failure(format!("{runtime:?} is not known to restore checkpoints", runtime = runtime.as_str()), remedy),
+        _ => question.failure(format!("{runtime} is not known to restore checkpoints"), remedy),
     }
 }
 

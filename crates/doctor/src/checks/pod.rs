@@ -113,14 +113,17 @@ fn sandbox(subject: &str, patient: &Patient) -> Finding {
     match &patient.handler {
         None => question.ok("it runs with the node's default runtime"),
         Some(Err(why)) => question.unknown(why),
-        Some(Ok(handler)) if SANDBOXES.iter().any(|word| handler.as_str().contains(word)) => question
-            .failure(
-                format!("its RuntimeClass's handler {handler} runs it in a sandbox, which CRIU can't see into"),
+        Some(Ok(handler)) if SANDBOXES.iter().any(|word| handler.as_str().contains(word)) => {
+            question.failure(
+                format!(
+                    "its RuntimeClass's handler {handler} runs it in a sandbox, which CRIU can't \
+                     see into"
+                ),
                 "use a RuntimeClass whose handler is crun or runc",
-            ),
-        Some(Ok(handler)) => {
-            question.note(format!("its RuntimeClass's handler is {handler}, which all nodes must have"))
+            )
         }
+        Some(Ok(handler)) => question
+            .note(format!("its RuntimeClass's handler is {handler}, which all nodes must have")),
     }
 }
 

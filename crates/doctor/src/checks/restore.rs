@@ -101,11 +101,18 @@ fn signature(question: Question<'_>, crio: &Crio, namespace: Option<&str>) -> Fi
     let names: Vec<&str> = crio.policies.iter().map(crate::text::Text::as_str).collect();
     match namespace {
         Some(namespace) if names.contains(&namespace) => question.failure(
-            format!("namespace {namespace} has a signature policy of its own: CRI-O restores nothing in it"),
+            format!(
+                "namespace {namespace} has a signature policy of its own: CRI-O \
+                 restores nothing in it"
+            ),
             "remove the namespace's file from CRI-O's signature_policy_dir",
         ),
         None if !names.is_empty() => question.warning(
-            format!("CRI-O restores nothing in namespaces with a signature policy: {}", names.join(", ")),
+            format!(
+                "CRI-O restores nothing in namespaces with a signature \
+                 policy: {}",
+                names.join(", ")
+            ),
             "remove a namespace's file from CRI-O's signature_policy_dir to move its pods",
         ),
         _ => question.ok("CRI-O has no signature policy of its own"),

@@ -50,16 +50,16 @@ pub async fn ask(client: &Client, probe: &Probe<'_>, stop: Stop) -> Known<Report
     let pod: Pod = serde_json::from_value(pod(&name, probe)).map_err(|error| chain(&error))?;
     // Not given up half-way: a pod that is made later would stay.
     let made = ask_api(async { api.create(&PostParams::default(), &pod).await }).await;
-    let told = match made {
+    let told = match &made {
         Ok(_) => tokio::select! {
             told = read(&api, &name) => told,
             () = stop => Err(Text::from("stopped by a signal")),
         },
-        Err(why) => Err(why),
+        Err(why) => Err(why.clone()),
     };
     let now = DeleteParams::default().grace_period(0);
     if let Err(why) = ask_api(async { api.delete(&name, &now).await }).await
-        && told.is_ok()
+        && made.is_ok()
     {
         tracing::warn!(pod = name, %why, "could not delete the pod; delete it by hand");
     }
@@ -75,9 +75,12 @@ async fn read(api: &Api<Pod>, name: &str) -> Known<String> {
         Err(_) => ask_api(async { api.get_opt(name).await }).await?,
     };
     let pod = pod.ok_or_else(|| Text::from("somebody has deleted it"))?;
+    if let Some(why) = obstacle(&pod) {
+        return Err(Text::from(format!("it can't start: {why}")));
+    }
     if !has_ended(&pod) {
-        let why = obstacle(&pod).unwrap_or_else(|| phase(&pod));
-        return Err(Text::from(format!("it did not start within {} s: {why}", DEADLINE.as_secs())));
+        let (seconds, phase) = (DEADLINE.as_secs(), phase(&pod));
+        return Err(Text::from(format!("it has not ended within {seconds} s, it is {phase}")));
     }
     let limits = LogParams { limit_bytes: Some(LARGEST), ..LogParams::default() };
     let printed = ask_api(async { api.logs(name, &limits).await }).await?;

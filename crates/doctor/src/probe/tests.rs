@@ -256,14 +256,12 @@ fn sockets_are_counted_by_whom_they_belong_to() {
     let open = ["socket:[10]", "socket:[11]", "socket:[12]", "socket:[13]", "socket:[14]"];
     let (node, process) = with_process(&open);
     let tcp = |state, inode| {
-        format!(
-            "   0: 0100007F:1F90 0200007F:0050 {state} 00000000:00000000 00:00000000 00000000  0  0 {inode} 1 0\n"
-        )
+        format!("   0: 0100007F:1F90 0200007F:0050 {state} 0:0 0:0 0  0  0 {inode} 1 0\n")
     };
     let tcp = ["  sl  local\n".to_owned(), tcp("0A", 10), tcp("01", 11), tcp("01", 99)].concat();
     let unix = "Num RefCount Protocol Flags Type St Inode Path\n\
                 000: 00000003 00000000 00000000 0001 03 12 /run/x\n000: 3 0 0 1 01 13\n";
-    let protocols = "protocol  size sockets  memory\nMPTCP     1936      1     0\nTCP  2  5  0\nAF_VSOCK 1 0 -1\n";
+    let protocols = "protocol size sockets memory\nMPTCP 1936 1 0\nTCP 2 5 0\nAF_VSOCK 1 0 -1\n";
     write(&process, "net/tcp", &tcp);
     write(&process, "net/unix", unix);
     write(&process, "net/protocols", protocols);
