@@ -1,5 +1,6 @@
 //! `shadow`: the one binary. Operator, transfer Job and command line.
 
+mod doctor;
 mod out;
 mod replay;
 mod run;
@@ -25,6 +26,15 @@ enum Command {
     Run(run::Role),
     /// Send a checkpoint archive to a registry as an image (what the transfer Job runs).
     Transfer(transfer::TransferArgs),
+    /// Say whether pods can be moved in this cluster, and if not, why and what to do.
+    ///
+    /// It looks at the nodes, the operator's rights, and what else is named. A pod on each node, there
+    /// for seconds and deleted in the end, tells what only the node knows. Nothing is moved or
+    /// changed. The exit code is 1 if there is a failure. docs/operations.md explains each check.
+    Doctor(doctor::DoctorArgs),
+    /// Print what only this node knows, for `shadow doctor`.
+    #[command(hide = true)]
+    NodeFacts(doctor::NodeFactsArgs),
     /// Predict a migration: how long it takes, how long messages wait, what a fault does to it.
     ///
     /// Needs no cluster. It is a prediction: the real protocol with the operator's own settings, run
@@ -45,6 +55,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Replay(args) => {
             return Ok(told(replay::run(&args).map(|()| ExitCode::SUCCESS)));
         }
+        Command::NodeFacts(args) => return Ok(told(doctor::node_facts(&args))),
         other => other,
     };
     logging();
@@ -53,17 +64,15 @@ fn main() -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
-            Command::Run(role) => run::run(role).await,
-            Command::Transfer(args) => transfer::run(args).await,
-            Command::Crd => {
-                print!("{}", shadow_api::crd_yaml()?);
-                Ok(())
-            }
+            Command::Run(role) => run::run(role).await?,
+            Command::Transfer(args) => transfer::run(args).await?,
+            Command::Doctor(args) => return Ok(told(Box::pin(doctor::run(args)).await)),
+            Command::Crd => print!("{}", shadow_api::crd_yaml()?),
             // Done above, without a runtime.
-            Command::Simulate(_) | Command::Replay(_) => Ok(()),
+            Command::Simulate(_) | Command::Replay(_) | Command::NodeFacts(_) => {}
         }
-    })?;
-    Ok(ExitCode::SUCCESS)
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// An error as one sentence: what these commands say is for people.

@@ -84,7 +84,9 @@ pub struct OperatorArgs {
     health: String,
 }
 
-const DEFAULT_IMAGE: &str = concat!("ghcr.io/shadow-migration/shadow:", env!("CARGO_PKG_VERSION"));
+/// This project's own image, of this version.
+pub const DEFAULT_IMAGE: &str =
+    concat!("ghcr.io/shadow-migration/shadow:", env!("CARGO_PKG_VERSION"));
 
 /// Runs until SIGTERM or Ctrl-C.
 pub async fn run(role: Role) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@
 mod admission;
 mod crashes;
 mod deployments;
+mod doctor;
 mod moves;
 mod queueless;
 mod refusals;

@@ -58,13 +58,14 @@ fn a_process_that_criu_refuses_is_rolled_back_and_told() -> anyhow::Result<()> {
 const CONFIG: &str = "/etc/crio/crio.conf";
 
 /// CRI-O of one node without CRIU, until dropped.
-struct WithoutCriu<'a> {
+pub struct WithoutCriu<'a> {
     lab: &'a Lab,
     node: &'a str,
 }
 
 impl<'a> WithoutCriu<'a> {
-    fn on(lab: &'a Lab, node: &'a str) -> anyhow::Result<Self> {
+    /// Switches it off on `node`.
+    pub fn on(lab: &'a Lab, node: &'a str) -> anyhow::Result<Self> {
         let without = Self { lab, node };
         without.restart_with("false")?;
         Ok(without)
@@ -105,7 +106,7 @@ fn a_node_whose_runtime_has_no_criu_is_rolled_back_and_told() -> anyhow::Result<
 }
 
 /// The node's runtime answers, and the node is Ready as seen by the API server.
-async fn wait_for_runtime(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
+pub async fn wait_for_runtime(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     wait_for(&format!("CRI-O on {node}"), Duration::from_secs(30), async || {
         cluster.lab.exec(node, &["test", "-S", "/run/crio/crio.sock"])?;
         ensure!(cluster.lab.is_up(node, "crio")?, "crio runs");
