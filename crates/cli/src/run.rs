@@ -73,6 +73,10 @@ pub struct OperatorArgs {
     /// registry's credentials.
     #[arg(long, env = "SHADOW_REGISTRY_SECRET")]
     registry_secret: Option<String>,
+    /// Leave checkpoint images in the registry and archives on the nodes, for later inspection. They are the
+    /// memory of a process, its secrets included.
+    #[arg(long, env = "SHADOW_KEEP_CHECKPOINTS")]
+    keep_checkpoints: bool,
     /// How long messages may wait at the switch, in milliseconds.
     #[arg(long, env = "SHADOW_PAUSE_BUDGET_MS", default_value_t = 200)]
     pause_budget: u64,
@@ -137,6 +141,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     let options = Options {
         transfer_image: args.transfer_image,
         registry_secret: args.registry_secret,
+        keep_checkpoints: args.keep_checkpoints,
         protocol: Settings { pause_budget_ms: args.pause_budget, ..Settings::default() },
         health,
     };

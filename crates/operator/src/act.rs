@@ -20,6 +20,7 @@ use crate::agents::{Agents, Moving};
 use crate::cluster::Cluster;
 use crate::observe::{broker_trouble, chain};
 use crate::prepull::Wanted;
+use crate::registry::Registry;
 use crate::settings::Options;
 use crate::target_pod::{TargetPlan, labels_at_switch, labels_for_services, target_pod};
 use crate::{clock, kubelet, prepull};
@@ -52,6 +53,8 @@ pub struct Hands<'a> {
     pub cluster: &'a Cluster,
     /// The way to the node agents, if there is one.
     pub agents: Option<&'a Agents>,
+    /// The way to registries.
+    pub registry: &'a dyn Registry,
     /// How the operator was started.
     pub options: &'a Options,
     /// The migration: namespace, name, UID.

@@ -299,6 +299,7 @@ impl Migration {
             let hands = Hands {
                 cluster: &context.cluster,
                 agents: context.agents.as_ref(),
+                registry: context.registry.as_ref(),
                 options: &context.options,
                 migration: &self.object,
                 session: self.memory.session.as_deref(),

@@ -1,4 +1,4 @@
-//! Whether the registry of the checkpoint images takes what the transfer Job will send.
+//! Whether the registry of the checkpoint images takes what will be sent, and the end of those images.
 
 use futures::future::BoxFuture;
 use shadow_checkpoint::{Client, Credentials, Error, ImageRef};
@@ -23,6 +23,13 @@ pub trait Registry: Send + Sync + 'static {
         repository: &'a str,
         auth: Option<&'a str>,
     ) -> BoxFuture<'a, Result<(), Unusable>>;
+
+    /// Removes a checkpoint image that has been restored, or never will be.
+    fn remove<'a>(
+        &'a self,
+        image: &'a str,
+        auth: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), String>>;
 }
 
 /// Registries on the network.
@@ -36,6 +43,23 @@ impl Registry for Network {
     ) -> BoxFuture<'a, Result<(), Unusable>> {
         Box::pin(check(repository, auth))
     }
+
+    fn remove<'a>(
+        &'a self,
+        image: &'a str,
+        auth: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            let image: ImageRef = image.parse().map_err(|error| chain(&error))?;
+            let client = connect(&image, auth).await.map_err(|error| chain(&error))?;
+            client.delete_manifest(&image).await.map(|_| ()).map_err(|error| chain(&error))
+        })
+    }
+}
+
+async fn connect(image: &ImageRef, auth: Option<&str>) -> Result<Client, Error> {
+    let credentials = auth.map(|auth| Credentials::from_docker_config(auth, &image.host));
+    Client::connect(&image.host, credentials.transpose()?.flatten(), false).await
 }
 
 async fn check(repository: &str, auth: Option<&str>) -> Result<(), Unusable> {
@@ -50,9 +74,7 @@ async fn check(repository: &str, auth: Option<&str>) -> Result<(), Unusable> {
 
 /// As the transfer does it, up to the first byte.
 async fn push(image: &ImageRef, auth: Option<&str>) -> Result<(), Error> {
-    let credentials = auth.map(|auth| Credentials::from_docker_config(auth, &image.host));
-    let credentials = credentials.transpose()?.flatten();
-    Client::connect(&image.host, credentials, false).await?.may_push(&image.repository).await
+    connect(image, auth).await?.may_push(&image.repository).await
 }
 
 #[cfg(test)]

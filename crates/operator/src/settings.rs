@@ -10,6 +10,8 @@ pub struct Options {
     /// Secret of type `kubernetes.io/dockerconfigjson` in the migration's namespace with the
     /// registry's credentials.
     pub registry_secret: Option<String>,
+    /// Checkpoint images stay in the registry, and archives on the nodes.
+    pub keep_checkpoints: bool,
     /// The protocol's settings.
     pub protocol: Settings,
     /// Address of the health endpoint; absent: none.

@@ -10,6 +10,8 @@
 //! In the second hop of an identity swap both nodes are the same one: its agent offers the archive where
 //! it is.
 
+use std::time::Duration;
+
 use http::Method;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams, PropagationPolicy};
@@ -26,6 +28,9 @@ use crate::agents::{self, Agents, Moving};
 use crate::observe::chain;
 use crate::secret;
 use crate::transfer_job::{Destination, JobPlan, job_name, short, transfer_job};
+
+/// For the removal of an image from its registry.
+const REMOVAL: Duration = Duration::from_secs(4);
 
 impl Moving {
     /// In the protocol's terms.
@@ -87,10 +92,10 @@ impl Hands<'_> {
         }
     }
 
-    /// Unique per migration, readable in the registry, within the 128 characters of a tag.
-    fn image_tag(&self, plan: &Plan) -> String {
+    /// Its tag is unique per migration and hop, readable in the registry, and within 128 characters.
+    fn image_name(&self, plan: &Plan) -> String {
         let pod: String = plan.source_pod.chars().take(100).collect();
-        format!("{pod}-{}", self.id())
+        format!("{}:{pod}-{}", plan.repository, self.id())
     }
 
     fn id(&self) -> String {
@@ -112,7 +117,7 @@ impl Hands<'_> {
             transfer: self.transfer_name(plan),
             tar_path: self.archive()?,
             origin: self.origin(plan),
-            image_ref: format!("{}:{}", plan.repository, self.image_tag(plan)),
+            image_ref: self.image_name(plan),
             docker_config: self.docker_config().await?,
         };
         let ring = self.cluster.ring();
@@ -187,10 +192,11 @@ impl Hands<'_> {
             migration: self.migration,
             node: &plan.source_node,
             archive: &self.archive()?,
-            reference: &format!("{}:{}", plan.repository, self.image_tag(plan)),
+            reference: &self.image_name(plan),
             agent: agent.as_ref(),
             container: &plan.container,
             image: &self.options.transfer_image,
+            keep: self.options.keep_checkpoints,
             attempts_within: self.options.protocol.deadlines.checkpoint / 1_000,
             registry_secret: self.options.registry_secret.as_deref(),
         });
@@ -198,7 +204,8 @@ impl Hands<'_> {
         created(self.jobs().create(&PostParams::default(), &job).await, "create Job", &name)
     }
 
-    /// The transfer is over, or given up: nothing of it stays, on neither node.
+    /// The transfer is over, or given up: nothing of it stays on either node or in the registry, unless it
+    /// is to be kept.
     pub(crate) async fn end_transfer(&self) -> Result<Outcome, Trouble> {
         let name = job_name(self.migration);
         let params = DeleteParams {
@@ -212,10 +219,11 @@ impl Hands<'_> {
             _ => {}
         }
         let plan = self.plan()?;
+        let keep = self.options.keep_checkpoints;
         let order = ForgetOrder {
             transfer: self.transfer_name(plan),
             origin: self.origin(plan),
-            since: self.begun(),
+            since: if keep { i64::MAX } else { self.begun() },
         };
         let mut nodes = vec![&plan.source_node];
         nodes.extend((plan.target_node != plan.source_node).then_some(&plan.target_node));
@@ -225,7 +233,23 @@ impl Hands<'_> {
                 async move { agents.forget(&address, order).await }
             });
         futures::future::join_all(forgets).await;
+        if !keep && plan.transfer == Transfer::Registry {
+            self.remove_image(&self.image_name(plan)).await;
+        }
         Ok(Outcome::Done)
+    }
+
+    /// No migration waits for a registry that does not let anything be removed.
+    async fn remove_image(&self, image: &str) {
+        let removing = async {
+            let auth = self.docker_config().await.map_err(|trouble| trouble.message)?;
+            self.registry.remove(image, auth.as_deref()).await
+        };
+        let removed = tokio::time::timeout(REMOVAL, removing).await;
+        let late = || Err(format!("no answer within {} s", REMOVAL.as_secs()));
+        if let Err(why) = removed.unwrap_or_else(|_| late()) {
+            tracing::warn!(image, why, "the checkpoint image stays");
+        }
     }
 
     /// When the migration began, in seconds since 1970: no archive of it is older.

@@ -28,6 +28,8 @@ pub struct JobPlan<'a> {
     pub container: &'a str,
     /// Image with `shadow` in it.
     pub image: &'a str,
+    /// The archive stays where it is.
+    pub keep: bool,
     /// How long the attempts at the checkpoint may have taken before the last of them, in seconds.
     pub attempts_within: u64,
     /// Secret of type `kubernetes.io/dockerconfigjson`.
@@ -69,9 +71,11 @@ pub fn transfer_job(plan: &JobPlan) -> Job {
         plan.agent.map_or(plan.reference, |to| &to.agent).to_owned(),
         plan.container.to_owned(),
         "--result-file=/dev/termination-log".to_owned(),
-        "--remove".to_owned(),
-        format!("--attempts-within={}", plan.attempts_within),
     ];
+    if !plan.keep {
+        args.push("--remove".to_owned());
+        args.push(format!("--attempts-within={}", plan.attempts_within));
+    }
     let mut mounts = vec![json!({ "name": "checkpoints", "mountPath": CHECKPOINTS })];
     let mut volumes = vec![json!({
         "name": "checkpoints", "hostPath": { "path": CHECKPOINTS, "type": "Directory" }
@@ -167,6 +171,7 @@ mod tests {
             container: "app",
             image: "shadow:1",
             attempts_within: 150,
+            keep: false,
             agent: None,
             registry_secret: secret,
         })

@@ -132,6 +132,7 @@ impl Shop {
         let options = Options {
             transfer_image: "shadow:1".into(),
             registry_secret: None,
+            keep_checkpoints: false,
             protocol: Settings::default(),
             health: None,
         };

@@ -5,6 +5,7 @@
 mod admission;
 mod crashes;
 mod deployments;
+mod direct;
 mod doctor;
 mod moves;
 mod queueless;

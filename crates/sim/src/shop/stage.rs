@@ -27,6 +27,10 @@ impl Registry for Open {
     fn check<'a>(&'a self, _: &'a str, _: Option<&'a str>) -> BoxFuture<'a, Result<(), Unusable>> {
         Box::pin(async { Ok(()) })
     }
+
+    fn remove<'a>(&'a self, _: &'a str, _: Option<&'a str>) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// Two nodes and the workload; the name of its pod.
