@@ -165,9 +165,9 @@ fn pod(name: &str, probe: &Probe<'_>) -> Value {
                 },
                 "volumeMounts": [{
                     "name": "node", "mountPath": NODE,
-                    // Nothing of the node can be written, nor of what is mounted on it, where the kernel
-                    // and the runtime can do that.
-                    "readOnly": true, "recursiveReadOnly": "IfPossible",
+                    // Not recursively: CRI-O mounts the root folder so that what the node mounts is seen in
+                    // it, and refuses both together. The probe writes nowhere in it.
+                    "readOnly": true,
                 }],
             }],
             // The node's CRIU needs its own libraries, and the runtimes' settings, the disks and the

@@ -20,8 +20,6 @@ fn a_probe_has_no_more_than_it_needs() {
     let made: Pod = serde_json::from_value(value).unwrap();
     let spec = made.spec.unwrap();
     assert_eq!(spec.automount_service_account_token, Some(false));
-    let mount = &spec.containers[0].volume_mounts.as_ref().unwrap()[0];
-    assert_eq!(mount.recursive_read_only.as_deref(), Some("IfPossible"));
 }
 
 #[test]
