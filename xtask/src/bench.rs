@@ -34,7 +34,8 @@ pub fn run(what: &Bench) -> anyhow::Result<ExitCode> {
     if !arguments.no_build {
         crate::image::push_all(&lab)?;
     }
-    let rows = shadow_e2e::in_lab(async {
+    let file = shadow_e2e::root().join("target/bench/transfer.json");
+    shadow_e2e::in_lab(async {
         let cluster = Cluster::connect().await?;
         cluster.install_operator().await?;
         println!(
@@ -48,12 +49,12 @@ pub fn run(what: &Bench) -> anyhow::Result<ExitCode> {
                 let row = Box::pin(bench::run(&cluster, way, *ballast_mb, times)).await?;
                 print(&row);
                 rows.push(row);
+                // Each as it comes: the whole takes a while.
+                scenario::write(&rows, &file)?;
             }
         }
-        anyhow::Ok(rows)
+        anyhow::Ok(())
     })?;
-    let file = shadow_e2e::root().join("target/bench/transfer.json");
-    scenario::write(&rows, &file)?;
     println!("{}", file.display());
     Ok(ExitCode::SUCCESS)
 }
