@@ -95,13 +95,7 @@ pub(crate) async fn registry_push(
         };
         let pushed = push.retry(pauses()).when(image::Error::is_passing).await;
         let report = pushed.map_err(|error| No::refused(StatusCode::BAD_GATEWAY, chain(&error)))?;
-        Ok(Arrived {
-            image: report.image.to_string(),
-            digest: report.digest,
-            bytes: report.bytes,
-            base_image: report.facts.base_image().to_owned(),
-            seconds: begun.elapsed().as_secs_f64(),
-        })
+        Ok(report.arrived(begun.elapsed().as_secs_f64()))
     })
     .await
 }

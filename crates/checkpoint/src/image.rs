@@ -20,6 +20,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::agent::wire::Arrived;
 use crate::archive::{self, Facts};
 use crate::oci::{Documents, architecture, push_documents};
 use crate::reference::ImageRef;
@@ -60,6 +61,19 @@ pub struct PushReport {
     pub bytes: u64,
     /// What the archive says of itself.
     pub facts: Facts,
+}
+
+impl PushReport {
+    /// In the words of operator, Job and agents.
+    pub fn arrived(&self, seconds: f64) -> Arrived {
+        Arrived {
+            image: self.image.to_string(),
+            digest: self.digest.clone(),
+            bytes: self.bytes,
+            base_image: self.facts.base_image().to_owned(),
+            seconds,
+        }
+    }
 }
 
 /// Pushes the archive at `path` as the checkpoint of `container` to `to`, whose tag then names it.

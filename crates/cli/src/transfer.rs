@@ -133,13 +133,7 @@ async fn send(args: &TransferArgs) -> anyhow::Result<Arrived> {
     let credentials = Credentials::find(&to.host, args.auth_file.as_deref())?;
     let client = Client::connect(&to.host, credentials, args.plain_http).await?;
     let report = push_checkpoint(&client, &args.archive, &to, &args.container).await?;
-    Ok(Arrived {
-        image: report.image.to_string(),
-        digest: report.digest,
-        bytes: report.bytes,
-        base_image: report.facts.base_image().to_owned(),
-        seconds: begun.elapsed().as_secs_f64(),
-    })
+    Ok(report.arrived(begun.elapsed().as_secs_f64()))
 }
 
 async fn send_to_agent(args: &TransferArgs) -> anyhow::Result<Arrived> {

@@ -102,6 +102,14 @@ impl Plan {
         self.base().map_or(self, |base| &base.plan)
     }
 
+    /// Where the checkpoint goes, in words.
+    pub fn goal(&self) -> String {
+        match self.transfer {
+            Transfer::Registry => format!("repository {}", self.repository),
+            Transfer::Direct => format!("node {}", self.target_node),
+        }
+    }
+
     /// Whether there is no queue: nothing is asked of a broker, and nobody is told anything.
     pub fn alone(&self) -> bool {
         self.mode == ReplayMode::Alone

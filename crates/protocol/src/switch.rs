@@ -13,7 +13,7 @@ use crate::phase::{
     Taken,
 };
 use crate::remove::{both_hops, counted, removed};
-use crate::spec::{ReplayMode, Settings, Strategy, Transfer};
+use crate::spec::{ReplayMode, Settings, Strategy};
 use crate::time::Time;
 
 /// Watched things wake the operator by themselves; this only bounds what a lost event costs.
@@ -67,18 +67,11 @@ pub(crate) fn transfer(plan: &Plan, taken: &Taken, seen: &Observation) -> Next {
         }),
         Some(Job::Failed(why)) => Next::Fail(Failure::new(
             "TransferFailed",
-            format!("the checkpoint did not reach {}: {why}", goal(plan)),
+            format!("the checkpoint did not reach {}: {why}", plan.goal()),
         )),
         Some(Job::Running) | None => {
-            Next::Wait(WATCHED, format!("the checkpoint to reach {}", goal(plan)))
+            Next::Wait(WATCHED, format!("the checkpoint to reach {}", plan.goal()))
         }
-    }
-}
-
-fn goal(plan: &Plan) -> String {
-    match plan.transfer {
-        Transfer::Registry => format!("repository {}", plan.repository),
-        Transfer::Direct => format!("node {}", plan.target_node),
     }
 }
 
