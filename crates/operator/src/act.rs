@@ -298,6 +298,7 @@ impl Hands<'_> {
                 name: &plan.target_pod,
                 container: &plan.container,
                 image: &image.reference,
+                transfer: plan.transfer,
                 base_image: &plan.base_image,
                 node: &plan.target_node,
                 replaced_by_owner: matches!(plan.owner, Owner::Deployment { .. }),

@@ -164,6 +164,7 @@ impl Hands<'_> {
                 name: &plan.target_pod,
                 container: &plan.container,
                 image: &plan.base_image,
+                transfer: plan.transfer,
                 base_image: &plan.base_image,
                 node: "",
                 replaced_by_owner: true,

@@ -16,6 +16,7 @@ use kube::core::ObjectMeta;
 use shadow_api::names::{ROLE_MOVED, ROLE_TARGET};
 use shadow_api::{GATE_HANDOFF, LABEL_MIGRATION, LABEL_ROLE, StatefulMigration};
 use shadow_protocol::pending::{Called, target_name, written_down};
+use shadow_protocol::spec::Transfer;
 
 use crate::affinity;
 
@@ -64,6 +65,8 @@ pub struct TargetPlan<'a> {
     pub container: &'a str,
     /// The checkpoint's image, by digest.
     pub image: &'a str,
+    /// How the image gets to the node.
+    pub transfer: Transfer,
     /// The container's own image.
     pub base_image: &'a str,
     /// Node to run on.
@@ -93,7 +96,7 @@ pub fn target_pod(source: &Pod, plan: &TargetPlan) -> Pod {
     let policy = spec.restart_policy.replace("Never".to_owned());
     for container in &mut spec.containers {
         if container.name == plan.container {
-            restored(container, plan.image);
+            restored(container, plan);
         } else if container.restart_policy.is_none() {
             container.restart_policy = Some(policy.clone().unwrap_or_else(|| "Always".to_owned()));
         }
@@ -158,10 +161,16 @@ fn forget_what_admission_computes(spec: &mut PodSpec) {
 
 /// The process goes on where it was: nothing that belongs to a start happens to it again, and it is
 /// never started a second time.
-fn restored(container: &mut Container, image: &str) {
-    container.image = Some(image.to_owned());
-    // An image that has been retired from the registry can't be started again by accident.
-    container.image_pull_policy = Some("Always".to_owned());
+fn restored(container: &mut Container, plan: &TargetPlan) {
+    container.image = Some(plan.image.to_owned());
+    let policy = match plan.transfer {
+        // An image that has been retired from the registry can't be started again by accident.
+        Transfer::Registry => "Always",
+        // Where a pod makes room for its copy, the image on the node is all there is: an agent that has
+        // just been restarted offers it no more.
+        Transfer::Direct => "IfNotPresent",
+    };
+    container.image_pull_policy = Some(policy.to_owned());
     container.restart_policy = None;
     container.restart_policy_rules = None;
     // With `restartPolicy: Never` the API server takes no resize that restarts.

@@ -135,6 +135,7 @@ impl Migration {
                 name: &name,
                 container,
                 image: &status.image,
+                transfer: spec.transfer,
                 base_image: &status.image,
                 node: node.map_or("", String::as_str),
                 replaced_by_owner: matches!(seen.owner, Owner::Deployment { .. }),

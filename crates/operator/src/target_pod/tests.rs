@@ -66,6 +66,10 @@ fn pod(value: Value) -> Pod {
 }
 
 fn target_of(source: &Pod, replaced_by_owner: bool) -> Value {
+    target_by(source, replaced_by_owner, Transfer::Registry)
+}
+
+fn target_by(source: &Pod, replaced_by_owner: bool, transfer: Transfer) -> Value {
     let migration: StatefulMigration = serde_json::from_value(json!({
         "apiVersion": "migration.ms2m.io/v1alpha1", "kind": "StatefulMigration",
         "metadata": {"name": "move", "namespace": "shop"},
@@ -77,6 +81,7 @@ fn target_of(source: &Pod, replaced_by_owner: bool) -> Value {
         name: "consumer-abc-shadow",
         container: "app",
         image: "r/ck@sha256:0",
+        transfer,
         base_image: "r/app@sha256:1",
         node: "worker-2",
         replaced_by_owner,
@@ -104,6 +109,9 @@ fn only_image_node_identity_and_what_belongs_to_a_start_change() {
     app["resizePolicy"].as_array_mut().unwrap().remove(1);
     expected["containers"][1]["restartPolicy"] = json!("Always");
     assert_eq!(target_of(&pod(source()), true)["spec"], expected);
+    // What came from node to node may be offered no more when the container starts.
+    expected["containers"][0]["imagePullPolicy"] = json!("IfNotPresent");
+    assert_eq!(target_by(&pod(source()), true, Transfer::Direct)["spec"], expected);
 }
 
 #[test]
