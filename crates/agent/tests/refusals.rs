@@ -273,8 +273,12 @@ async fn what_is_no_checkpoint_is_not_offered() {
         (archives::with("pages", tar::EntryType::GNUSparse, &[]), "sparse"),
         (archives::with("pages", tar::EntryType::Regular, sparse), "sparse"),
         (archives::with("pages", tar::EntryType::Regular, huge), "cut short"),
-        (archives::with("spec.dump", tar::EntryType::Symlink, &[]), "spec.dump"),
-        (archives::with("./config.dump", tar::EntryType::Link, &[]), "config.dump"),
+        (archives::with("pages", tar::EntryType::Symlink, &[]), "a link or a device"),
+        (archives::with("./config.dump", tar::EntryType::Link, &[]), "a link or a device"),
+        (archives::with("sda", tar::EntryType::Block, &[]), "a link or a device"),
+        (archives::with("a/../../b", tar::EntryType::Regular, &[]), "name"),
+        (archives::with("/etc/passwd", tar::EntryType::Regular, &[]), "name"),
+        (archives::with("./spec.dump", tar::EntryType::Regular, &[]), "spec.dump"),
     ] {
         node.expect("a").await;
         let answer = upload(&node, "a", SENDER, &form(&archive)).await.refused();

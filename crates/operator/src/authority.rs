@@ -20,7 +20,6 @@ use rcgen::{
 use serde::{Deserialize, Serialize};
 use shadow_checkpoint::agent::wire::{NAMESPACE, SERVER_NAME};
 
-use crate::act::not_found;
 use crate::observe::chain;
 
 /// The agents' certificate.
@@ -37,7 +36,7 @@ const CERTIFICATE_LIVES: i64 = 30 * DAY;
 const KNOWN_FIRST: i64 = 600;
 /// A clock may be behind.
 const BEFORE: i64 = 3_600;
-const LOOKS: Duration = Duration::from_mins(10);
+const LOOKS: Duration = Duration::from_mins(1);
 const RETRY: Duration = Duration::from_secs(10);
 
 /// Certificate and key, PEM.
@@ -203,7 +202,6 @@ async fn put<const N: usize>(
         secrets.create(&params, &secret).await
     };
     match written {
-        Err(error) if not_found(&error) => Ok(()),
         Err(error) => Err(format!("write Secret {NAMESPACE}/{name}: {}", chain(&error))),
         Ok(_) => Ok(()),
     }

@@ -20,7 +20,7 @@ use shadow_checkpoint::agent::wire::{
     Expected, ForgetOrder, LoadOrder, Origin, PushOrder, SendOrder, Sender,
 };
 use shadow_protocol::observation::{Job, Trouble};
-use shadow_protocol::phase::Plan;
+use shadow_protocol::phase::{Phase, Plan, Reached};
 use shadow_protocol::spec::Transfer;
 
 use crate::act::{Hands, Outcome, created, kube_trouble, not_found};
@@ -29,8 +29,10 @@ use crate::observe::chain;
 use crate::secret;
 use crate::transfer_job::{Destination, JobPlan, job_name, short, transfer_job};
 
-/// For the removal of an image from its registry.
-const REMOVAL: Duration = Duration::from_secs(4);
+/// For all that is removed when a transfer is over.
+const CLEANING: Duration = Duration::from_secs(5);
+/// By how much a node's clock may be behind, in seconds.
+const CLOCKS_DIFFER: i64 = 60;
 
 impl Moving {
     /// In the protocol's terms.
@@ -41,6 +43,10 @@ impl Moving {
             None => Job::Running,
         }
     }
+}
+
+fn hop(plan: &Plan) -> u8 {
+    if plan.base().is_some() { 2 } else { 1 }
 }
 
 fn no_agent(node: &str) -> Trouble {
@@ -79,22 +85,26 @@ impl Hands<'_> {
     }
 
     /// Unique for each hop.
-    fn transfer_name(&self, plan: &Plan) -> String {
-        let hop = if plan.base().is_some() { "2" } else { "1" };
+    fn transfer_name(&self, hop: u8) -> String {
         format!("{}-{hop}", self.id().to_ascii_lowercase())
     }
 
-    fn origin(&self, plan: &Plan) -> Origin {
+    /// The pod whose checkpoint is carried, whoever has taken its place since.
+    fn carried_pod<'p>(&'p self, plan: &'p Plan) -> &'p str {
+        plan.base().map_or(&self.migration.spec.source_pod, |base| &base.plan.target_pod)
+    }
+
+    fn origin(&self, plan: &Plan, pod: &str) -> Origin {
         Origin {
             namespace: self.namespace(),
-            pod: plan.source_pod.clone(),
+            pod: pod.to_owned(),
             container: plan.container.clone(),
         }
     }
 
     /// Its tag is unique per migration and hop, readable in the registry, and within 128 characters.
-    fn image_name(&self, plan: &Plan) -> String {
-        let pod: String = plan.source_pod.chars().take(100).collect();
+    fn image_name(&self, plan: &Plan, pod: &str) -> String {
+        let pod: String = pod.chars().take(100).collect();
         format!("{}:{pod}-{}", plan.repository, self.id())
     }
 
@@ -114,10 +124,10 @@ impl Hands<'_> {
     async fn push(&self, agents: &Agents, address: &str) -> Result<Outcome, Trouble> {
         let plan = self.plan()?;
         let order = PushOrder {
-            transfer: self.transfer_name(plan),
+            transfer: self.transfer_name(hop(plan)),
             tar_path: self.archive()?,
-            origin: self.origin(plan),
-            image_ref: self.image_name(plan),
+            origin: self.origin(plan, self.carried_pod(plan)),
+            image_ref: self.image_name(plan, self.carried_pod(plan)),
             docker_config: self.docker_config().await?,
         };
         let ring = self.cluster.ring();
@@ -139,9 +149,9 @@ impl Hands<'_> {
     async fn load(&self, agents: &Agents, address: &str) -> Result<Outcome, Trouble> {
         let plan = self.plan()?;
         let order = LoadOrder {
-            transfer: self.transfer_name(plan),
+            transfer: self.transfer_name(hop(plan)),
             tar_path: self.archive()?,
-            origin: self.origin(plan),
+            origin: self.origin(plan, self.carried_pod(plan)),
         };
         let ring = self.cluster.ring();
         agents.move_archive(address, "/local-load", order, ring).await.map(Outcome::Moving)
@@ -159,9 +169,9 @@ impl Hands<'_> {
         let sha256 = format!("{:x}", Sha256::digest(token.as_bytes()));
         self.expect(agents, &target, Sender::Token { sha256 }).await?;
         let order = SendOrder {
-            transfer: self.transfer_name(plan),
+            transfer: self.transfer_name(hop(plan)),
             tar_path: self.archive()?,
-            origin: self.origin(plan),
+            origin: self.origin(plan, self.carried_pod(plan)),
             agent: target,
             token,
         };
@@ -175,14 +185,14 @@ impl Hands<'_> {
         let sender = Sender::Pod { namespace: self.namespace(), prefix };
         self.expect(agents, &target, sender).await?;
         let authorities = agents.authorities().await?;
-        let transfer = self.transfer_name(plan);
+        let transfer = self.transfer_name(hop(plan));
         self.create_job(Some(Destination { agent: target, authorities, transfer })).await
     }
 
     async fn expect(&self, agents: &Agents, target: &str, sender: Sender) -> Result<(), Trouble> {
         let plan = self.plan()?;
-        let expected = Expected { origin: self.origin(plan), sender };
-        let path = format!("/transfers/{}", self.transfer_name(plan));
+        let expected = Expected { origin: self.origin(plan, self.carried_pod(plan)), sender };
+        let path = format!("/transfers/{}", self.transfer_name(hop(plan)));
         agents.order(target, Method::PUT, &path, &expected).await.map(|_: serde_json::Value| ())
     }
 
@@ -192,7 +202,7 @@ impl Hands<'_> {
             migration: self.migration,
             node: &plan.source_node,
             archive: &self.archive()?,
-            reference: &self.image_name(plan),
+            reference: &self.image_name(plan, self.carried_pod(plan)),
             agent: agent.as_ref(),
             container: &plan.container,
             image: &self.options.transfer_image,
@@ -219,43 +229,57 @@ impl Hands<'_> {
             _ => {}
         }
         let plan = self.plan()?;
-        let keep = self.options.keep_checkpoints;
-        let order = ForgetOrder {
-            transfer: self.transfer_name(plan),
-            origin: self.origin(plan),
-            since: if keep { i64::MAX } else { self.begun() },
-        };
-        let mut nodes = vec![&plan.source_node];
-        nodes.extend((plan.target_node != plan.source_node).then_some(&plan.target_node));
-        let forgets =
-            nodes.into_iter().filter_map(|node| self.agent_on(node)).map(|(agents, address)| {
-                let order = &order;
-                async move { agents.forget(&address, order).await }
-            });
-        futures::future::join_all(forgets).await;
-        if !keep && plan.transfer == Transfer::Registry {
-            self.remove_image(&self.image_name(plan)).await;
+        let mut carried = vec![(hop(plan), self.carried_pod(plan), &plan.source_node)];
+        // The second hop was given up, and the first is on its way back.
+        if matches!(self.phase, Phase::Unwinding { reached: Reached::Hopped, .. }) {
+            carried.push((2, plan.target_pod.as_str(), &plan.target_node));
+        }
+        let all =
+            carried.into_iter().map(|(hop, pod, source)| self.clean_up(plan, hop, pod, source));
+        if tokio::time::timeout(CLEANING, futures::future::join_all(all)).await.is_err() {
+            let seconds = CLEANING.as_secs();
+            tracing::warn!(seconds, "not everything of the transfer was removed in time");
         }
         Ok(Outcome::Done)
     }
 
-    /// No migration waits for a registry that does not let anything be removed.
-    async fn remove_image(&self, image: &str) {
-        let removing = async {
-            let auth = self.docker_config().await.map_err(|trouble| trouble.message)?;
-            self.registry.remove(image, auth.as_deref()).await
+    /// Nobody waits for it for long: agents forget by themselves, and no migration hangs on a registry.
+    async fn clean_up(&self, plan: &Plan, hop: u8, pod: &str, source: &str) {
+        let keep = self.options.keep_checkpoints;
+        let order = ForgetOrder {
+            transfer: self.transfer_name(hop),
+            origin: self.origin(plan, pod),
+            since: if keep { i64::MAX } else { self.begun() },
         };
-        let removed = tokio::time::timeout(REMOVAL, removing).await;
-        let late = || Err(format!("no answer within {} s", REMOVAL.as_secs()));
-        if let Err(why) = removed.unwrap_or_else(|_| late()) {
+        let target = (plan.target_node != source).then_some(plan.target_node.as_str());
+        let agents = std::iter::once(source).chain(target).filter_map(|node| self.agent_on(node));
+        let forgets = agents.map(|(agents, address)| {
+            let order = &order;
+            async move { agents.forget(&address, order).await }
+        });
+        let removal = async {
+            if !keep && plan.transfer == Transfer::Registry {
+                self.remove_image(&self.image_name(plan, pod)).await;
+            }
+        };
+        futures::future::join(futures::future::join_all(forgets), removal).await;
+    }
+
+    async fn remove_image(&self, image: &str) {
+        let removed = match self.docker_config().await {
+            Ok(auth) => self.registry.remove(image, auth.as_deref()).await,
+            Err(trouble) => Err(trouble.message),
+        };
+        if let Err(why) = removed {
             tracing::warn!(image, why, "the checkpoint image stays");
         }
     }
 
-    /// When the migration began, in seconds since 1970: no archive of it is older.
+    /// When the migration began, in seconds since 1970: no archive of it is older, by a clock that may be
+    /// behind ours.
     fn begun(&self) -> i64 {
         let status = self.migration.status.as_ref();
         let begun = status.and_then(|status| status.start_time.as_ref()?.parse().ok());
-        begun.map_or(i64::MAX, |begun: jiff::Timestamp| begun.as_second())
+        begun.map_or(i64::MAX, |begun: jiff::Timestamp| begun.as_second() - CLOCKS_DIFFER)
     }
 }

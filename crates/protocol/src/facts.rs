@@ -291,8 +291,10 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// The nodes take turns: the source's had everything the workload needs.
+    /// The nodes take turns: the source's had everything the workload needs. What went from node to node
+    /// is on the target's only.
     pub(crate) fn node(self, plan: &Plan) -> &str {
-        if self.failed.is_multiple_of(2) { &plan.target_node } else { &plan.source_node }
+        let first = self.failed.is_multiple_of(2) || plan.transfer == Transfer::Direct;
+        if first { &plan.target_node } else { &plan.source_node }
     }
 }

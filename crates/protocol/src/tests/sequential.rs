@@ -157,6 +157,12 @@ fn a_copy_that_never_ran_is_restored_on_the_other_node() {
     assert_eq!((plan.target_node.as_str(), plan.source_node.as_str()), ("worker-1", "worker-1"));
     let deleted = effects.iter().filter(|e| **e == Effect::DeleteTarget).count();
     assert_eq!(deleted, 3);
+    // What went from node to node is on one of them only.
+    let direct = Spec { transfer: Transfer::Direct, ..spec() };
+    let (_, effects) = drive_wish(direct, None, &fails_on_the_target);
+    let admitted = effects.iter().filter(|e| matches!(e, Effect::Admit { .. })).count();
+    let there = Effect::Admit { node: "worker-2".into() };
+    assert_eq!((admitted, effects.iter().filter(|e| **e == there).count()), (4, 4));
 }
 
 #[test]
