@@ -147,6 +147,7 @@ async fn answer(State(double): State<Double>, request: Request) -> Response {
         return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)]).into_response();
     }
     if let Err(challenge) = let_in(&double.lock, &request) {
+        read(request).await;
         return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)]).into_response();
     }
     let path = request.uri().path().to_owned();
@@ -162,6 +163,13 @@ async fn answer(State(double): State<Double>, request: Request) -> Response {
     } else {
         manifest(&double, &path, request).await
     }
+}
+
+/// Takes what comes with a request that is refused: an answer before it could get lost with the
+/// connection, which would end while the client still sends.
+async fn read(request: Request) {
+    let mut chunks = request.into_body().into_data_stream();
+    while let Some(Ok(_)) = chunks.next().await {}
 }
 
 /// Whether the request may pass, else with what it might.
@@ -254,6 +262,7 @@ async fn upload(double: &Double, place: Option<u64>, request: Request) -> Respon
 /// Takes a part in, and what it got of one that breaks off.
 async fn take(double: &Double, place: u64, request: Request) -> Result<(), Response> {
     if let Some(Fault::Upload(status)) = double.fault(|fault| matches!(fault, Fault::Upload(_))) {
+        read(request).await;
         return Err(status.into_response());
     }
     if double.fault(|fault| *fault == Fault::Stall).is_some() {
@@ -262,7 +271,10 @@ async fn take(double: &Double, place: u64, request: Request) -> Result<(), Respo
     if double.fault(|fault| *fault == Fault::Forget).is_some() {
         double.contents.lock().unwrap().uploads.clear();
     }
-    let upload = double.upload(place).ok_or(StatusCode::NOT_FOUND.into_response())?;
+    let Some(upload) = double.upload(place) else {
+        read(request).await;
+        return Err(StatusCode::NOT_FOUND.into_response());
+    };
     let mut upload = upload.lock().await;
     let finishes = *request.method() == Method::PUT;
     let said = request.headers().get(header::CONTENT_RANGE).map(|range| range.to_str().unwrap());
@@ -270,6 +282,7 @@ async fn take(double: &Double, place: u64, request: Request) -> Result<(), Respo
     let small = upload.parts.last().is_some_and(|part| *part < double.habits.least_part);
     let another = double.habits.one_part && !upload.parts.is_empty();
     if !finishes && (start.is_some_and(|start| start != upload.size) || small || another) {
+        read(request).await;
         return Err(StatusCode::RANGE_NOT_SATISFIABLE.into_response());
     }
     let before = upload.size;
