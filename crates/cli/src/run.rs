@@ -69,6 +69,10 @@ pub struct OperatorArgs {
     /// Image of the transfer Job: this project's own.
     #[arg(long, env = "SHADOW_TRANSFER_IMAGE", default_value = DEFAULT_IMAGE)]
     transfer_image: String,
+    /// Start no pods that look at the source's node and the target's before a migration: what only the nodes
+    /// know of CRIU, the runtime, the CPU and the process is not checked then.
+    #[arg(long, env = "SHADOW_NO_PROBE")]
+    no_probe: bool,
     /// Secret of type kubernetes.io/dockerconfigjson, in the migration's namespace, with the
     /// registry's credentials.
     #[arg(long, env = "SHADOW_REGISTRY_SECRET")]
@@ -140,6 +144,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     let client = kube::Client::try_default().await?;
     let options = Options {
         transfer_image: args.transfer_image,
+        no_probe: args.no_probe,
         registry_secret: args.registry_secret,
         keep_checkpoints: args.keep_checkpoints,
         protocol: Settings { pause_budget_ms: args.pause_budget, ..Settings::default() },

@@ -4,6 +4,7 @@
 //! leader finds out by itself: that the effects of the present step have been carried out, and the
 //! connections. Losing it means doing a step again, which is harmless: effects are idempotent.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,8 +35,11 @@ use crate::usage::Usage;
 use crate::volumes::Volume;
 use crate::{clock, decide as mapping, report};
 
+mod looking;
 mod observing;
 mod preflight;
+
+use looking::{Looked, Looking};
 
 /// How often a status that only changed in its figures is written.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -81,6 +85,9 @@ struct Memory {
     volumes: Option<Vec<Volume>>,
     copy: Option<Result<(), String>>,
     usage: Option<Usage>,
+    looking: Option<Looking>,
+    /// By the target node.
+    looked: BTreeMap<String, Looked>,
     broker: Option<BrokerView>,
     reported: Option<Instant>,
     said: String,
@@ -449,6 +456,10 @@ impl Migration {
         }
         for warning in source.iter().flat_map(|pod| pod_warnings(pod, &plan.container, &usage)) {
             self.publish(report::event("StaysBehind", warning, true)).await;
+        }
+        let looked = self.memory.looked.get(&plan.target_node);
+        for doubt in looked.iter().flat_map(|looked| &looked.doubts) {
+            self.publish(report::event("Preflight", doubt.clone(), true)).await;
         }
         if plan.alone() {
             self.publish(report::nothing_replays(plan)).await;

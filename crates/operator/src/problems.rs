@@ -1,25 +1,21 @@
 //! What keeps a pod from being moved, as sentences, before anything is touched.
 
-use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, Taint, Toleration, Volume};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use kube::ResourceExt;
+use shadow_doctor::checks::pod::{different, movable, spec_of};
+use shadow_doctor::finding::{Finding, Verdict};
 
 use crate::target_pod::restored_container;
 use crate::usage::Usage;
 
-/// A host name has at most so many characters; the kubelet cuts the rest of a pod's name off.
-const HOST_NAME: usize = 63;
+/// Whom doctor's words are about goes without saying here.
+const IT: &str = "";
 
 /// What makes it impossible to checkpoint or restore `container` of a pod, a sentence each.
 pub fn pod_problems(pod: &Pod, container: &str) -> Vec<String> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let mut problems = host_problems(spec);
-    problems.extend(name_problems(pod, spec));
-    if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
-        problems.push("it claims devices (resourceClaims), whose state stays behind".into());
-    }
-    if let Some(chosen) = spec.containers.iter().find(|c| c.name == container) {
-        problems.extend(container_problems(chosen));
-    }
+    let findings = movable(IT, pod, container);
+    let failures = findings.iter().filter(|it| it.verdict == Verdict::Failure);
+    let mut problems: Vec<String> = failures.map(sentence).collect();
     if let Some((restored, _)) = restored_container(pod)
         && restored != container
     {
@@ -31,121 +27,20 @@ pub fn pod_problems(pod: &Pod, container: &str) -> Vec<String> {
     problems
 }
 
-fn host_problems(spec: &PodSpec) -> Vec<String> {
-    let mut problems = Vec::new();
-    if spec.host_users == Some(false) {
-        problems.push("it runs in a user namespace (hostUsers: false), which CRIU can't dump");
-    }
-    if spec.host_network == Some(true) {
-        problems.push("it uses the node's network and host name (hostNetwork: true)");
-    }
-    if spec.host_pid == Some(true) || spec.share_process_namespace == Some(true) {
-        problems.push(
-            "it shares its process IDs (hostPID or shareProcessNamespace), so that they may be \
-             taken where it is restored",
-        );
-    }
-    if spec.host_ipc == Some(true) {
-        problems.push("it uses the node's shared memory (hostIPC: true), which stays behind");
-    }
-    problems.into_iter().map(str::to_owned).collect()
-}
-
-/// An application finds its control queue by /etc/hostname, which must be its pod's name.
-fn name_problems(pod: &Pod, spec: &PodSpec) -> Vec<String> {
-    let name = pod.name_any();
-    let mut problems = Vec::new();
-    if name.len() > HOST_NAME {
-        problems.push(format!(
-            "its name has more than {HOST_NAME} characters, so its /etc/hostname is not its name; \
-             give it a shorter one"
-        ));
-    }
-    let host = spec.hostname_override.as_ref().or(spec.hostname.as_ref());
-    if let Some(host) = host.filter(|host| **host != name) {
-        problems.push(format!(
-            "its /etc/hostname would be {host} in both copies, so they would share one control \
-             queue; leave hostname out of its spec"
-        ));
-    }
-    if spec.set_hostname_as_fqdn == Some(true) {
-        problems.push(
-            "its /etc/hostname is not its name (setHostnameAsFQDN: true); leave that out".into(),
-        );
-    }
-    problems
-}
-
-fn container_problems(container: &Container) -> Vec<String> {
-    let name = &container.name;
-    let mut problems = Vec::new();
-    if container.tty == Some(true) || container.stdin == Some(true) {
-        problems.push(format!(
-            "container {name} has a terminal (tty or stdin), which CRIU can't dump; leave it out"
-        ));
-    }
-    let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
-    for device in limits.into_iter().flatten().map(|(resource, _)| resource) {
-        if device.contains('/') && !device.starts_with("hugepages-") {
-            problems.push(format!("container {name} uses {device}, whose state stays behind"));
-        }
-    }
-    if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
-        problems.push(format!("container {name} uses a raw block device, which can't be moved"));
-    }
-    problems
-}
-
 /// What will be different after a move of `container`, a sentence each. Nothing of it forbids one.
 pub fn pod_warnings(pod: &Pod, container: &str, usage: &Usage) -> Vec<String> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let volumes = spec.volumes.iter().flatten();
-    let mut warnings: Vec<String> = volumes
-        .filter(|volume| !usage.is_empty(&volume.name))
-        .filter_map(|volume| volume_warning(spec, container, volume))
-        .collect();
-    let sidecars = spec.init_containers.iter().flatten();
-    let sidecars = sidecars.filter(|it| it.restart_policy.as_deref() == Some("Always"));
-    let others: Vec<&str> = (spec.containers.iter().filter(|it| it.name != container))
-        .chain(sidecars)
-        .map(|it| it.name.as_str())
-        .collect();
-    if !others.is_empty() {
-        warnings.push(format!(
-            "only container {container} keeps its memory; these start afresh: {}",
-            others.join(", ")
-        ));
-    }
-    warnings
+    let Some((spec, container)) = spec_of(pod, container) else { return Vec::new() };
+    let findings = different(IT, spec, container, &|volume| usage.is_empty(volume));
+    let alone = |it: &&Finding| it.verdict == Verdict::Warning || it.check == "containers";
+    findings.iter().filter(alone).map(sentence).collect()
 }
 
-fn volume_warning(spec: &PodSpec, container: &str, volume: &Volume) -> Option<String> {
-    let mounted =
-        |it: &Container| it.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name);
-    if !spec.containers.iter().any(mounted) {
-        return None;
+/// A finding's reason, and what to do.
+pub fn sentence(finding: &Finding) -> String {
+    match &finding.remedy {
+        Some(remedy) => format!("{}; {remedy}", finding.reason),
+        None => finding.reason.clone(),
     }
-    let token = volume.projected.iter().flat_map(|it| it.sources.iter().flatten());
-    let token = token.filter(|it| it.service_account_token.is_some()).count() > 0;
-    if token && spec.containers.iter().any(|it| it.name == container && mounted(it)) {
-        return Some(format!(
-            "the service account token that container {container} has read from volume {} is its old \
-             pod's, and not valid for long once that is gone: it must read the file again",
-            volume.name
-        ));
-    }
-    let name = &volume.name;
-    if volume.empty_dir.is_some() || volume.ephemeral.is_some() {
-        return Some(format!(
-            "the files of volume {name} stay behind: the target gets an empty one"
-        ));
-    }
-    if volume.host_path.is_some() {
-        return Some(format!(
-            "volume {name} is a folder of the node: the target sees its own node's"
-        ));
-    }
-    None
 }
 
 /// What keeps `node` from taking a copy of `pod`, a sentence each. The kubelet checks resources,
@@ -229,7 +124,7 @@ mod tests {
             ("tty", json!(true), "terminal"),
             ("stdin", json!(true), "terminal"),
             ("resources", json!({"limits": {"nvidia.com/gpu": "1"}}), "nvidia.com/gpu"),
-            ("volumeDevices", json!([{"name": "v", "devicePath": "/dev/x"}]), "block device"),
+            ("volumeDevices", json!([{"name": "v", "devicePath": "/dev/x"}]), "volumeDevices"),
         ] {
             let mut spec = plain();
             spec["containers"][0][field] = value;

@@ -7,6 +7,8 @@ use shadow_protocol::spec::Settings;
 pub struct Options {
     /// Image of the transfer Job: this project's own.
     pub transfer_image: String,
+    /// No pod looks at the nodes before a migration.
+    pub no_probe: bool,
     /// Secret of type `kubernetes.io/dockerconfigjson` in the migration's namespace with the
     /// registry's credentials.
     pub registry_secret: Option<String>,

@@ -161,6 +161,9 @@ pub struct Preflight {
     /// Whether the API server would take a copy of the source, with all its mounts, or why not;
     /// absent while not asked.
     pub copy: Option<Result<(), String>>,
+    /// Whether the source, its node and the target's can do what a move takes of them, or what not;
+    /// absent while not looked at.
+    pub checks: Option<Result<(), String>>,
     /// Memory of the container to checkpoint in bytes; absent where its kubelet does not say.
     pub memory_bytes: Option<u64>,
     /// Replicas of the ReplicaSet that are not ready.

@@ -134,6 +134,7 @@ fn alone(
         return no("ContainerNotRunning", format!("container {container} has no status yet"));
     };
     let pin = pin::pin(spec, pod, preflight)?;
+    checks_passed(spec, &target_node, preflight)?;
     Ok(Plan {
         hop: Hop::Only,
         pin,
@@ -330,13 +331,35 @@ fn repository(spec: &Spec, preflight: &Preflight) -> Checked<String> {
     }
 }
 
-fn target_node(spec: &Spec, pod: &Pod, preflight: &Preflight) -> Checked<String> {
-    let source = pod.node.as_deref().unwrap_or_default();
+/// What only the nodes themselves know.
+fn checks_passed(spec: &Spec, target: &str, preflight: &Preflight) -> Checked<()> {
+    let name = &spec.source_pod;
+    match &preflight.checks {
+        Some(Ok(())) => Ok(()),
+        Some(Err(why)) => no(
+            "PreflightFailed",
+            format!("source pod {name} can't be moved to node {target}: {why}"),
+        ),
+        None => unknown(format!("pod {name}'s node and node {target} to be looked at")),
+    }
+}
+
+/// The node that is named or, if none is, the first that takes the pod.
+pub fn target<'a>(spec: &Spec, source: &str, nodes: &'a [Node]) -> Option<&'a Node> {
     let usable = |node: &&Node| {
         node.schedulable && node.ready && node.problems.is_empty() && node.name != source
     };
+    match &spec.target_node {
+        Some(wanted) => nodes.iter().find(|node| node.name == *wanted),
+        None => nodes.iter().find(usable),
+    }
+}
+
+fn target_node(spec: &Spec, pod: &Pod, preflight: &Preflight) -> Checked<String> {
+    let source = pod.node.as_deref().unwrap_or_default();
+    let found = target(spec, source, &preflight.nodes);
     let Some(wanted) = &spec.target_node else {
-        return match preflight.nodes.iter().find(usable) {
+        return match found {
             Some(node) => Ok(node.name.clone()),
             None => no(
                 "NoTargetNode",
@@ -350,7 +373,7 @@ fn target_node(spec: &Spec, pod: &Pod, preflight: &Preflight) -> Checked<String>
             format!("target node {wanted} is the node the source pod runs on; name another"),
         );
     }
-    let Some(node) = preflight.nodes.iter().find(|node| node.name == *wanted) else {
+    let Some(node) = found else {
         return no(
             "TargetNodeNotFound",
             format!(

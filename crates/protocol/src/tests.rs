@@ -138,6 +138,7 @@ fn preflight() -> Observation {
             rollout: Some(Rollout { replicas: 1, paused: false, complete: true }),
             claims: Some(Vec::new()),
             copy: Some(Ok(())),
+            checks: Some(Ok(())),
             memory_bytes: None,
             unready_siblings: 0,
         }),

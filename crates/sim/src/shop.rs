@@ -131,6 +131,7 @@ impl Shop {
         };
         let options = Options {
             transfer_image: "shadow:1".into(),
+            no_probe: true,
             registry_secret: None,
             keep_checkpoints: false,
             protocol: Settings::default(),

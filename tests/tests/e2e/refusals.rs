@@ -17,16 +17,18 @@ use shadow_e2e::{broker, http, scenario};
 use crate::{deployed, message};
 
 /// A workload as it is before a migration that must change nothing.
-struct Untouched {
-    cluster: Cluster,
+pub struct Untouched {
+    /// Where it is.
+    pub cluster: Cluster,
     source: Pod,
-    nodes: (String, String),
+    /// The source's node, and another.
+    pub nodes: (String, String),
     boot_id: Value,
     objects: Vec<String>,
 }
 
 impl Untouched {
-    async fn deployed(workload: &Workload) -> anyhow::Result<Self> {
+    pub async fn deployed(workload: &Workload) -> anyhow::Result<Self> {
         let cluster = deployed(&Workload { probe: false, ..workload.clone() }).await?;
         let source = cluster.pod_of("consumer").await?;
         let nodes = scenario::other_node(&cluster, &source)?;
@@ -36,17 +38,17 @@ impl Untouched {
     }
 
     /// What happens from now on has not been done by a migration.
-    async fn look_again(&mut self) -> anyhow::Result<()> {
+    pub async fn look_again(&mut self) -> anyhow::Result<()> {
         self.objects = broker::objects(&self.cluster).await?;
         Ok(())
     }
 
-    fn manifest(&self) -> Value {
+    pub fn manifest(&self) -> Value {
         migrate::manifest(&scenario::fresh_name(), &self.source.name_any(), &self.nodes.1)
     }
 
     /// The migration is refused before it changes anything.
-    async fn refuses(&self, manifest: Value, reason: &str, words: &str) -> anyhow::Result<()> {
+    pub async fn refuses(&self, manifest: Value, reason: &str, words: &str) -> anyhow::Result<()> {
         self.ends(manifest, reason, words, "; nothing was changed").await?;
         self.goes_on().await.with_context(|| format!("after {reason}"))
     }

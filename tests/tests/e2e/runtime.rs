@@ -1,25 +1,39 @@
-//! A runtime that can't checkpoint: told in words, and the source works on without a loss.
+//! A runtime that can't checkpoint or restore: refused before anything is touched and, for who knows
+//! better, tried: told in words, and the source works on without a loss.
 
 use std::time::Duration;
 
 use anyhow::ensure;
 use kube::ResourceExt;
+use serde_json::json;
 use shadow_e2e::cluster::{Cluster, wait_for};
-use shadow_e2e::migrate::phase;
+use shadow_e2e::migrate::{self, phase};
 use shadow_e2e::workload::Workload;
 use shadow_e2e::{http, in_lab, report, scenario};
 use shadow_lab::Lab;
 
-use crate::{alone, assert_nothing_left, deployed, message};
+use crate::refusals::Untouched;
+use crate::{alone, assert_nothing_left, message};
 
-/// The checkpoint fails for `reason` with `words`; the source has lost nothing by it.
-async fn rolls_back(cluster: &Cluster, reason: &str, words: &[&str]) -> anyhow::Result<()> {
+/// Although `ignored` is not checked, the checkpoint fails for `reason` with `words`; the source has lost
+/// nothing by it.
+async fn rolls_back(
+    cluster: &Cluster,
+    ignored: &str,
+    reason: &str,
+    words: &[&str],
+) -> anyhow::Result<()> {
     let source = cluster.pod_of("consumer").await?;
-    let (here, _) = scenario::other_node(cluster, &source)?;
-    let done = scenario::move_consumer(cluster, None, |_| {}).await?;
-    let text = message(&done.object);
+    let (here, there) = scenario::other_node(cluster, &source)?;
+    let name = scenario::fresh_name();
+    let mut manifest = migrate::manifest(&name, &source.name_any(), &there);
+    manifest["metadata"]["annotations"] = json!({ "migration.ms2m.io/ignore-checks": ignored });
+    migrate::create(cluster, manifest).await?;
+    let patience = Duration::from_mins(3);
+    let done = migrate::follow(cluster, &name, patience, async |_| Ok(())).await?;
+    let text = message(&done);
     println!("{text}");
-    ensure!(phase(&done.object) == "Failed", "ended {}: {text}", phase(&done.object));
+    ensure!(phase(&done) == "Failed", "ended {}: {text}", phase(&done));
     ensure!(text.starts_with(&format!("{reason}: ")), "expected {reason}, got: {text}");
     ensure!(text.ends_with("; everything was undone"), "says what it did: {text}");
     let named = format!("container consumer of pod {} on node {here}", source.name_any());
@@ -43,15 +57,17 @@ async fn rolls_back(cluster: &Cluster, reason: &str, words: &[&str]) -> anyhow::
 }
 
 #[test]
-fn a_process_that_criu_refuses_is_rolled_back_and_told() -> anyhow::Result<()> {
+fn a_process_that_criu_refuses_is_refused_and_else_rolled_back() -> anyhow::Result<()> {
     let _alone = alone();
     in_lab(async {
         // Of a family whose state CRIU can't dump.
         let prelude = "import socket; held = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)";
-        let workload = Workload { probe: false, prelude: Some(prelude), ..Workload::default() };
-        let cluster = deployed(&workload).await?;
+        let workload = Workload { prelude: Some(prelude), ..Workload::default() };
+        let untouched = Untouched::deployed(&workload).await?;
+        let words = "check protocols of pod default/consumer";
+        untouched.refuses(untouched.manifest(), "PreflightFailed", words).await?;
         let words = ["failed: CRIU checkpointing failed", "sockets other than TCP"];
-        Box::pin(rolls_back(&cluster, "CheckpointFailed", &words)).await
+        Box::pin(rolls_back(&untouched.cluster, "protocols", "CheckpointFailed", &words)).await
     })
 }
 
@@ -89,19 +105,33 @@ impl Drop for WithoutCriu<'_> {
 }
 
 #[test]
-fn a_node_whose_runtime_has_no_criu_is_rolled_back_and_told() -> anyhow::Result<()> {
+fn a_node_whose_runtime_has_no_criu_is_refused_and_else_rolled_back() -> anyhow::Result<()> {
     let _alone = alone();
     in_lab(async {
-        let cluster = deployed(&Workload { probe: false, ..Workload::default() }).await?;
-        let source = cluster.pod_of("consumer").await?;
-        let (here, _) = scenario::other_node(&cluster, &source)?;
-        let without = WithoutCriu::on(&cluster.lab, &here)?;
-        wait_for_runtime(&cluster, &here).await?;
-        let words = ["checkpoint/restore support not available", "enable_criu_support = true"];
-        let rolled_back = Box::pin(rolls_back(&cluster, "CheckpointUnsupported", &words)).await;
+        let untouched = Untouched::deployed(&Workload::default()).await?;
+        let cluster = &untouched.cluster;
+        let (here, there) = untouched.nodes.clone();
+        let without = WithoutCriu::on(&cluster.lab, &there)?;
+        wait_for_runtime(cluster, &there).await?;
+        let words = format!("check restore of node {there}: CRI-O's enable_criu_support is false");
+        let refused = untouched.refuses(untouched.manifest(), "TargetNodeRefuses", &words).await;
         drop(without);
-        wait_for_runtime(&cluster, &here).await?;
-        rolled_back
+        wait_for_runtime(cluster, &there).await?;
+        refused?;
+
+        let without = WithoutCriu::on(&cluster.lab, &here)?;
+        wait_for_runtime(cluster, &here).await?;
+        let ended = async {
+            let words = format!("check checkpoint of node {here}");
+            untouched.refuses(untouched.manifest(), "PreflightFailed", &words).await?;
+            let words = ["checkpoint/restore support not available", "enable_criu_support = true"];
+            let reason = "CheckpointUnsupported";
+            Box::pin(rolls_back(cluster, "kernel, checkpoint", reason, &words)).await
+        };
+        let ended = Box::pin(ended).await;
+        drop(without);
+        wait_for_runtime(cluster, &here).await?;
+        ended
     })
 }
 

@@ -144,7 +144,7 @@ fn check_crun(question: Question<'_>, crun: Option<&Crun>) -> Finding {
             question.failure(format!("{} was built without CRIU", crun.version), remedy)
         }
         Some(version) if version >= CRUN => question.ok(format!("crun {version}")),
-        Some(version) => question.failure(
+        Some(version) => question.warning(
             format!("crun {version} can't checkpoint a container again that was restored"),
             remedy,
         ),

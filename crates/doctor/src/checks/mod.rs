@@ -5,12 +5,12 @@ mod cluster;
 mod criu;
 mod disk;
 mod node;
-mod pod;
+pub mod pod;
 mod process;
 mod restore;
 
 use crate::facts::{Facts, Known, Node, Patient, Report};
-use crate::finding::{Finding, Question};
+use crate::finding::{Finding, Question, Verdict};
 use crate::text::Text;
 
 /// Name of the cluster among the subjects.
@@ -32,6 +32,45 @@ pub fn all(facts: &Facts) -> Vec<Finding> {
         findings.extend(alike::check(&subject, node, facts));
         findings.extend(disk::check(&subject, node, facts));
     }
+    findings
+}
+
+/// What a node must pass to have a pod checkpointed.
+const AT_SOURCE: [&str; 6] =
+    ["kubelet-checkpoint", "checkpoint", "criu", "criu-check", "crun", "disk-checkpoints"];
+/// What a node must pass to have it restored.
+const AT_TARGET: [&str; 10] = [
+    "runtime",
+    "restore",
+    "signature-policy",
+    "criu",
+    "criu-check",
+    "crun",
+    "cgroup-version",
+    "kernel",
+    "cpu-features",
+    "disk-storage",
+];
+/// CRIU's options concern both ends.
+const AT_BOTH: &str = "criu-options";
+
+/// What matters when the named pod goes from its node to `target`: nothing of the cluster, of a node
+/// only what it is needed for, and nothing that is well.
+pub fn of_move(facts: &Facts, target: &str) -> Vec<Finding> {
+    let from = source(facts).map(|name| format!("node {name}"));
+    let to = format!("node {target}");
+    let mut findings = all(facts);
+    findings.retain(|it| {
+        let matters = match it.subject.as_str() {
+            CLUSTER => false,
+            subject if subject == to => AT_TARGET.contains(&it.check) || it.check == AT_BOTH,
+            subject if Some(subject) == from.as_deref() => {
+                AT_SOURCE.contains(&it.check) || it.check == AT_BOTH
+            }
+            subject => subject.starts_with("pod "),
+        };
+        matters && !matches!(it.verdict, Verdict::Ok | Verdict::Note)
+    });
     findings
 }
 

@@ -1,35 +1,58 @@
 //! The named pod, by its spec: what keeps it from being moved, and what will be different.
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 use shadow_protocol::freeze::{Liveness, predicted_ms};
 
 use crate::facts::Patient;
 use crate::finding::{Finding, Question};
 
+/// A host name has at most so many characters; the kubelet cuts the rest of a pod's name off.
+const HOST_NAME: usize = 63;
 /// Words in the handlers of runtimes that run a container in a machine or a kernel of its own.
 const SANDBOXES: [&str; 6] = ["kata", "runsc", "gvisor", "firecracker", "qemu", "clh"];
 
 pub fn check(subject: &str, patient: &Patient) -> Vec<Finding> {
-    let Some(spec) = &patient.pod.spec else { return Vec::new() };
-    let container = spec.containers.iter().find(|it| it.name == patient.container);
-    let Some(container) = container else {
+    let Some((spec, container)) = spec_of(&patient.pod, &patient.container) else {
         let question = Question { check: "container", subject };
         return vec![question.failure(
             format!("it has no container {}", patient.container),
             "name one of its containers with -c",
         )];
     };
-    let mut findings = vec![
-        running(subject, patient),
+    let mut findings = vec![running(subject, patient)];
+    findings.extend(movable(subject, &patient.pod, &patient.container));
+    findings.extend([sandbox(subject, patient), freeze(subject, patient, container)]);
+    findings.extend(different(subject, spec, container, &|_| false));
+    findings
+}
+
+/// What its spec says of whether its container can be moved.
+pub fn movable(subject: &str, pod: &Pod, container: &str) -> Vec<Finding> {
+    let Some((spec, container)) = spec_of(pod, container) else { return Vec::new() };
+    vec![
         namespaces(subject, spec),
+        host_name(subject, pod, spec),
         terminal(subject, container),
         devices(subject, spec, container),
-        sandbox(subject, patient),
-        freeze(subject, patient, container),
-    ];
-    findings.extend(volumes(subject, spec, container));
+    ]
+}
+
+/// What will be different after a move: volumes, unless nothing is in them, and the other containers.
+pub fn different(
+    subject: &str,
+    spec: &PodSpec,
+    container: &Container,
+    is_empty: &dyn Fn(&str) -> bool,
+) -> Vec<Finding> {
+    let mut findings = volumes(subject, spec, container, is_empty);
     findings.extend(others(subject, spec, container));
     findings
+}
+
+/// A pod's spec and one of its containers.
+pub fn spec_of<'a>(pod: &'a Pod, container: &str) -> Option<(&'a PodSpec, &'a Container)> {
+    let spec = pod.spec.as_ref()?;
+    Some((spec, spec.containers.iter().find(|it| it.name == container)?))
 }
 
 fn running(subject: &str, patient: &Patient) -> Finding {
@@ -73,6 +96,32 @@ fn namespaces(subject: &str, spec: &PodSpec) -> Finding {
         }
         None => question.ok("its namespaces are its own, and its users the node's"),
     }
+}
+
+/// An application finds its control queue by /etc/hostname, which must be its pod's name.
+fn host_name(subject: &str, pod: &Pod, spec: &PodSpec) -> Finding {
+    let question = Question { check: "host-name", subject };
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let given = spec.hostname_override.as_deref().or(spec.hostname.as_deref());
+    if let Some(given) = given.filter(|given| *given != name) {
+        return question.failure(
+            format!("its /etc/hostname would be {given} in both copies: they would share one control queue"),
+            "leave hostname out of its spec",
+        );
+    }
+    if spec.set_hostname_as_fqdn == Some(true) {
+        return question.failure(
+            "its /etc/hostname is not its name (setHostnameAsFQDN: true)",
+            "leave setHostnameAsFQDN out of its spec",
+        );
+    }
+    if name.len() > HOST_NAME {
+        return question.failure(
+            format!("its name has more than {HOST_NAME} characters, so that its /etc/hostname is not its name"),
+            "give it a shorter name",
+        );
+    }
+    question.ok("its /etc/hostname is its name")
 }
 
 fn terminal(subject: &str, container: &Container) -> Finding {
@@ -158,14 +207,17 @@ fn liveness(container: &Container) -> Option<Liveness> {
     })
 }
 
-fn volumes(subject: &str, spec: &PodSpec, container: &Container) -> Vec<Finding> {
+fn volumes(
+    subject: &str,
+    spec: &PodSpec,
+    container: &Container,
+    is_empty: &dyn Fn(&str) -> bool,
+) -> Vec<Finding> {
     let question = Question { check: "volumes", subject };
-    let mounted: Vec<&str> =
-        container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()).collect();
     let volumes = spec.volumes.iter().flatten();
     let mut findings: Vec<Finding> = volumes
-        .filter(|volume| mounted.contains(&volume.name.as_str()))
-        .filter_map(|volume| different(question, volume))
+        .filter(|volume| !is_empty(&volume.name))
+        .filter_map(|volume| other_there(question, spec, container, volume))
         .collect();
     if findings.is_empty() {
         findings.push(question.ok("its volumes are there on every node"));
@@ -173,27 +225,39 @@ fn volumes(subject: &str, spec: &PodSpec, container: &Container) -> Vec<Finding>
     findings
 }
 
-fn different(question: Question<'_>, volume: &Volume) -> Option<Finding> {
+/// Files that another container of the pod works with are missed, too; a token only by who has read it.
+fn other_there(
+    question: Question<'_>,
+    spec: &PodSpec,
+    container: &Container,
+    volume: &Volume,
+) -> Option<Finding> {
     let name = &volume.name;
+    let mounts = |it: &Container| it.volume_mounts.iter().flatten().any(|it| it.name == *name);
     let sources = volume.projected.iter().flat_map(|it| it.sources.iter().flatten());
-    if sources.filter(|it| it.service_account_token.is_some()).count() > 0 {
+    if mounts(container) && sources.filter(|it| it.service_account_token.is_some()).count() > 0 {
         return Some(question.warning(
             format!(
-                "the service account token that it has read from volume {name} is its old pod's"
+                "the service account token that it has read from volume {name} is its old pod's, and \
+                 not valid for long once that is gone"
             ),
             "have it read the file again for each use, or set automountServiceAccountToken: false",
         ));
     }
+    if !spec.containers.iter().any(mounts) {
+        return None;
+    }
+    let remedy = "keep what must last in a volume claim that is ReadWriteMany";
     if volume.empty_dir.is_some() || volume.ephemeral.is_some() {
         return Some(question.warning(
             format!("the files of volume {name} stay behind: the copy gets an empty one"),
-            "keep what must last in a volume claim that is ReadWriteMany",
+            remedy,
         ));
     }
     if volume.host_path.is_some() {
         return Some(question.warning(
             format!("volume {name} is a folder of the node: the copy sees its own node's"),
-            "keep what must last in a volume claim that is ReadWriteMany",
+            remedy,
         ));
     }
     let claim = volume.persistent_volume_claim.as_ref()?;

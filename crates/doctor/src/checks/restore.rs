@@ -18,6 +18,9 @@ const GONE: Version = Version(2, 4, 0);
 const SET_LEVEL: &str = "set container_level_enabled = \"checkpoint_restore\" in \
                          [crio.checkpoint_restore] in /etc/crio/crio.conf.d and restart CRI-O";
 
+const SUPPORT: &str =
+    "set enable_criu_support = true in [crio.runtime] in /etc/crio/crio.conf.d and restart CRI-O";
+
 pub fn check(subject: &str, node: &Node, namespace: Option<&str>) -> Vec<Finding> {
     let runtime = node.runtime.as_str();
     let question = Question { check: "restore", subject };
@@ -25,7 +28,9 @@ pub fn check(subject: &str, node: &Node, namespace: Option<&str>) -> Vec<Finding
     if runtime.starts_with("cri-o://") {
         let crio = super::reported(node, |report| &report.crio);
         let policy = Question { check: "signature-policy", subject };
+        let support = Question { check: "checkpoint", subject };
         return vec![
+            super::answer(support, crio.clone(), |crio| crio_checkpoints(support, crio)),
             super::answer(question, crio.clone(), |crio| crio_restores(question, crio, version)),
             super::answer(policy, crio, |crio| signature(policy, crio, namespace)),
         ];
@@ -39,12 +44,18 @@ pub fn check(subject: &str, node: &Node, namespace: Option<&str>) -> Vec<Finding
     Vec::new()
 }
 
+fn crio_checkpoints(question: Question<'_>, crio: &Crio) -> Finding {
+    if crio.criu == Some(false) {
+        return question
+            .failure("CRI-O's enable_criu_support is false: it does not checkpoint", SUPPORT);
+    }
+    question.ok("CRI-O's enable_criu_support is not switched off")
+}
+
 fn crio_restores(question: Question<'_>, crio: &Crio, version: Version) -> Finding {
     if crio.criu == Some(false) {
-        return question.failure(
-            "CRI-O's enable_criu_support is false: it neither checkpoints nor restores",
-            "set enable_criu_support = true in [crio.runtime] in /etc/crio/crio.conf.d and restart CRI-O",
-        );
+        return question
+            .failure("CRI-O's enable_criu_support is false: it does not restore", SUPPORT);
     }
     let level = crio.level.as_ref().map(crate::text::Text::as_str);
     match (level, levels(version)) {

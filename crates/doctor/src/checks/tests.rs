@@ -230,11 +230,14 @@ fn spec(facts: &mut Facts, more: &Value) {
     facts.pod = Some(patient(more));
 }
 
-const PODS: [(&str, Spoil); 21] = [
+const PODS: [(&str, Spoil); 24] = [
     ("a container that is not there", |f| f.pod.as_mut().unwrap().container = "nope".to_owned()),
     ("a container that does not run", |f| f.pod.as_mut().unwrap().pod.status = None),
     ("a user namespace", |f| spec(f, &json!({ "hostUsers": false }))),
     ("the node's network", |f| spec(f, &json!({ "hostNetwork": true }))),
+    ("another host name", |f| spec(f, &json!({ "hostname": "other" }))),
+    ("a whole domain name", |f| spec(f, &json!({ "setHostnameAsFQDN": true }))),
+    ("a long name", |f| f.pod.as_mut().unwrap().pod.metadata.name = Some("a".repeat(64))),
     ("a terminal", |f| spec(f, &json!({ "app.tty": true }))),
     ("a GPU", |f| spec(f, &json!({ "app.resources": { "limits": { "nvidia.com/gpu": "1" } } }))),
     ("a sandbox", |f| f.pod.as_mut().unwrap().handler = Some(Ok("kata-qemu".into()))),
@@ -337,6 +340,29 @@ fn with_a_pod_only_the_way_away_from_its_node_counts() {
 }
 
 #[test]
+fn of_a_move_each_end_is_asked_only_what_it_is_needed_for() {
+    let checks = |facts: &Facts| {
+        let findings = of_move(facts, "worker-2");
+        findings.iter().map(|it| format!("{} of {}", it.check, it.subject)).collect::<Vec<_>>()
+    };
+    assert_eq!(checks(&healthy()), [] as [&str; 0]);
+    let mut facts = healthy();
+    for node in [0, 1] {
+        facts.nodes[node].gate = Ok(Some(false));
+        facts.nodes[node].runtime = "cri-o://1.20.0".into();
+    }
+    facts.crd = Ok(Crd::Absent);
+    assert_eq!(checks(&facts), ["kubelet-checkpoint of node worker-1", "runtime of node worker-2"]);
+}
+
+#[test]
+fn every_check_of_a_move_is_one_that_there_is() {
+    let there: Vec<&str> = all(&healthy()).iter().map(|it| it.check).collect();
+    let asked = AT_SOURCE.iter().chain(&AT_TARGET).chain([&AT_BOTH]);
+    assert_eq!(asked.filter(|check| !there.contains(check)).count(), 0);
+}
+
+#[test]
 fn failures_come_first_and_decide() {
     let mut facts = healthy();
     without(&mut facts, "tcp-close");
@@ -344,7 +370,7 @@ fn failures_come_first_and_decide() {
     let findings = all(&facts);
     let text = crate::print::text(&findings);
     assert!(text.starts_with("node worker-1\n  FAIL  criu-options "), "{text}");
-    assert!(text.ends_with("1 failure, 0 warnings, 0 unknown, 1 note, 41 ok\n"), "{text}");
+    assert!(text.ends_with("1 failure, 0 warnings, 0 unknown, 1 note, 44 ok\n"), "{text}");
     assert!(!crate::print::passes(&findings) && crate::print::passes(&all(&healthy())));
     let json = crate::print::json(&findings);
     assert_eq!((&json["passes"], &json["summary"]["failure"]), (&json!(false), &json!(1)));

@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use futures::stream::{self, StreamExt as _};
+use k8s_openapi::api::core::v1::{self as core, Pod};
 use kube::{Client, ResourceExt};
 use shadow_broker::Connector;
 
@@ -161,6 +162,41 @@ pub async fn facts(
     let mut facts = Facts { nodes, all, rights, crd, broker, registry, pod };
     patient::complete(&mut facts);
     Ok(facts)
+}
+
+/// A move that is about to begin, as its operator has it in hand.
+pub struct Move<'a> {
+    /// The pod.
+    pub pod: Pod,
+    /// The container to be moved.
+    pub container: String,
+    /// Its memory in bytes, if that is known.
+    pub memory: Option<u64>,
+    /// The pod's node and the target.
+    pub nodes: [core::Node; 2],
+    /// Image of the pods that look at both nodes; nothing: there are none.
+    pub probe_image: Option<&'a str>,
+}
+
+/// What is to be known of one move: nothing of broker, registry, rights and agents, which its operator
+/// asks for itself.
+pub async fn facts_of_move(client: &Client, about: Move<'_>) -> Facts {
+    let Move { pod, container, memory, nodes, probe_image } = about;
+    let patient = patient::described(client, pod, container, memory).await;
+    let names = || nodes.iter().map(ResourceExt::name_any);
+    let asked = names().zip(nodes.iter().map(nodes::is_ready)).collect();
+    let never: Stop = std::future::pending().boxed().shared();
+    let (gates, reports) = tokio::join!(
+        nodes::gates(client, names().collect()),
+        reports(client, probe_image, asked, patient::place(&patient), never).boxed(),
+    );
+    let unasked = || Text::from("not asked");
+    let nodes = nodes::described(&nodes, gates, reports, &Err(unasked()));
+    let (rights, crd) = (Err(unasked()), Err(unasked()));
+    let pod = Some(patient);
+    let mut facts = Facts { nodes, all: false, rights, crd, broker: None, registry: None, pod };
+    patient::complete(&mut facts);
+    facts
 }
 
 /// A question's answer, or why there is none.

@@ -19,10 +19,6 @@ pub async fn read(client: &Client, name: Option<&PodName>) -> Result<Option<Pati
     let spec = pod.spec.clone().unwrap_or_default();
     let first = spec.containers.first().map(|it| it.name.clone()).unwrap_or_default();
     let container = name.container.clone().unwrap_or(first);
-    let handler = match &spec.runtime_class_name {
-        Some(class) => Some(handler(client, class).await),
-        None => None,
-    };
     let memory = match &spec.node_name {
         Some(node) => {
             let uid = pod.uid().unwrap_or_default();
@@ -30,7 +26,23 @@ pub async fn read(client: &Client, name: Option<&PodName>) -> Result<Option<Pati
         }
         None => Err(Text::from("the pod is on no node")),
     };
-    Ok(Some(Patient { pod, container, handler, memory }))
+    Ok(Some(Patient { memory, ..described(client, pod, container, None).await }))
+}
+
+/// Reads the handler of its `RuntimeClass`.
+pub async fn described(
+    client: &Client,
+    pod: Pod,
+    container: String,
+    memory: Option<u64>,
+) -> Patient {
+    let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_ref());
+    let handler = match class {
+        Some(class) => Some(handler(client, class).await),
+        None => None,
+    };
+    let memory = memory.ok_or_else(|| Text::from("its memory is not known yet"));
+    Patient { pod, container, handler, memory }
 }
 
 async fn handler(client: &Client, class: &str) -> Known<Text> {

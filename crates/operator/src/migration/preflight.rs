@@ -37,9 +37,11 @@ impl Migration {
             rollout: None,
             claims: None,
             copy: None,
+            checks: None,
             memory_bytes: None,
             unready_siblings: 0,
         };
+        self.add_problems(&mut found.nodes);
         if plan.is_none()
             && let Err(trouble) = self.look_ahead(spec, source, &mut found).await
         {
@@ -73,14 +75,23 @@ impl Migration {
         source: Option<Source<'_>>,
         found: &mut Preflight,
     ) -> Result<(), Trouble> {
-        if !matches!(self.memory.registry, Some(Ok(())))
-            && spec.transfer == Transfer::Registry
-            && let Some(repository) = &spec.repository
-        {
-            self.memory.registry = Some(self.ask_registry(repository).await?);
+        let source = source.filter(|(_, seen)| seen.running);
+        if let Some((pod, seen)) = source {
+            self.look_at_volumes(pod, found).await?;
+            if seen.problems.is_empty() {
+                self.begin_to_look(spec, pod, found);
+            }
         }
-        found.registry.clone_from(&self.memory.registry);
-        let Some((pod, seen)) = source.filter(|(_, seen)| seen.running) else { return Ok(()) };
+        self.ask_others(spec, source, found).await?;
+        if let Some((pod, seen)) = source
+            && seen.problems.is_empty()
+        {
+            self.look(spec, pod, found).await;
+        }
+        Ok(())
+    }
+
+    async fn look_at_volumes(&mut self, pod: &Pod, found: &mut Preflight) -> Result<(), Trouble> {
         let client = &self.context.cluster.client;
         if self.memory.volumes.is_none() {
             self.memory.volumes = Some(volumes::of(client, pod).await?);
@@ -93,12 +104,30 @@ impl Migration {
             }
         }
         found.claims.get_or_insert_default();
+        if self.memory.usage.is_none() {
+            self.memory.usage = Some(usage::of(client, pod).await);
+        }
+        Ok(())
+    }
+
+    async fn ask_others(
+        &mut self,
+        spec: &Spec,
+        source: Option<Source<'_>>,
+        found: &mut Preflight,
+    ) -> Result<(), Trouble> {
+        if !matches!(self.memory.registry, Some(Ok(())))
+            && spec.transfer == Transfer::Registry
+            && let Some(repository) = &spec.repository
+        {
+            self.memory.registry = Some(self.ask_registry(repository).await?);
+        }
+        found.registry.clone_from(&self.memory.registry);
+        let Some((pod, seen)) = source else { return Ok(()) };
+        let client = &self.context.cluster.client;
         if let Owner::StatefulSet(name) = &seen.owner {
             found.set =
                 scale::pods_of_set(client, &pod.namespace().unwrap_or_default(), name).await?;
-        }
-        if self.memory.usage.is_none() {
-            self.memory.usage = Some(usage::of(client, pod).await);
         }
         let container = spec.container.as_ref().or(seen.containers.first());
         let usage = self.memory.usage.as_ref();

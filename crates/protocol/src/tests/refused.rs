@@ -25,7 +25,7 @@ const ASKED: [(&str, Spoil); 9] = [
     ("an exchange that does not feed the queue", |_, o| found(o).bindings.clear()),
 ];
 
-const PODS: [(&str, Spoil); 18] = [
+const PODS: [(&str, Spoil); 19] = [
     ("no such pod", |_, o| o.source = None),
     ("a pod that is being deleted", |_, o| source(o).terminating = true),
     ("a pod that does not run", |_, o| source(o).running = false),
@@ -58,6 +58,10 @@ const PODS: [(&str, Spoil); 18] = [
     ("a copy that the API server does not take", |_, o| {
         let why = "pods \"consumer-0-shadow\" is forbidden: exceeded quota: small";
         checks(o).copy = Some(Err(why.into()));
+    }),
+    ("a node that can't restore", |_, o| {
+        let why = "check criu of node worker-2: there is no CRIU; install it";
+        checks(o).checks = Some(Err(why.into()));
     }),
     ("a liveness probe that a checkpoint would fail", |_, o| {
         checks(o).memory_bytes = Some(2_000_000_000);

@@ -238,7 +238,15 @@ impl Kube {
         self.create(json!({
             "apiVersion": "v1", "kind": "Node", "spec": {},
             "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } },
-            "status": { "conditions": [{ "type": "Ready", "status": "True" }] },
+            "status": {
+                "conditions": [{ "type": "Ready", "status": "True" }],
+                "nodeInfo": {
+                    "kubeletVersion": "v1.36.3", "containerRuntimeVersion": "cri-o://1.36.3",
+                    "kernelVersion": "6.18.5", "architecture": "amd64",
+                    "bootID": "", "kubeProxyVersion": "",
+                    "machineID": "", "operatingSystem": "linux", "osImage": "", "systemUUID": "",
+                },
+            },
         }))
     }
 

@@ -1,0 +1,195 @@
+//! Doctor's checks of the move, before anything is touched: what the source's node and the target's are
+//! able to do, and what CRIU will find in the source's processes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Client, ResourceExt};
+use shadow_doctor::checks::of_move;
+use shadow_doctor::finding::{Finding, Verdict};
+use shadow_doctor::gather::{Move, facts_of_move};
+use shadow_protocol::observation::{self, Preflight};
+use shadow_protocol::pending;
+use shadow_protocol::spec::Spec;
+use tokio::task::JoinHandle;
+
+use super::Migration;
+use crate::act::PATIENCE;
+use crate::problems::sentence;
+
+/// Annotation of a migration: names of checks that don't refuse it, separated by commas. For who knows
+/// better.
+pub const IGNORED: &str = "migration.ms2m.io/ignore-checks";
+
+/// A look at the way to a node, under way. Who does not wait for it any more lets it end by itself, so
+/// that no pod of it stays.
+pub struct Looking {
+    target: String,
+    task: JoinHandle<Vec<Finding>>,
+}
+
+/// What came of a look at the way to a node.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Why the pod can't leave.
+    pub source: Vec<String>,
+    /// Why it can't come to that node.
+    pub target: Vec<String>,
+    /// What may go wrong, and what is not known.
+    pub doubts: Vec<String>,
+}
+
+impl Looked {
+    fn of(findings: &[Finding], target: &str, ignored: &BTreeSet<String>) -> Self {
+        let mut looked = Self::default();
+        let mut unknown: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+        let there = format!("node {target}");
+        for finding in findings {
+            let Finding { check, subject, reason, .. } = finding;
+            let words = format!("check {check} of {subject}: {}", sentence(finding));
+            match finding.verdict {
+                Verdict::Failure if ignored.contains(*check) => looked.doubts.push(words),
+                Verdict::Failure if *subject == there => looked.target.push(words),
+                Verdict::Failure => looked.source.push(words),
+                Verdict::Unknown => unknown.entry((subject, reason)).or_default().push(check),
+                // The volumes are looked at elsewhere, and what is in them.
+                Verdict::Warning if *check != "volumes" => looked.doubts.push(words),
+                _ => {}
+            }
+        }
+        let open = unknown.iter().map(|((subject, why), checks)| {
+            format!("not known of {subject}: {}: {why}", checks.join(", "))
+        });
+        looked.doubts.extend(open);
+        looked
+    }
+}
+
+impl Migration {
+    /// Begins to look at the way to the node that would be chosen now.
+    pub(super) fn begin_to_look(&mut self, spec: &Spec, pod: &Pod, found: &Preflight) {
+        let from = pod.spec.as_ref().and_then(|it| it.node_name.clone()).unwrap_or_default();
+        let Some(target) = pending::target(spec, &from, &found.nodes) else { return };
+        let under_way = self.memory.looking.as_ref().is_some_and(|it| it.target == target.name);
+        if under_way || self.memory.looked.contains_key(&target.name) {
+            return;
+        }
+        let cluster = &self.context.cluster;
+        let (Some(here), Some(there)) = (cluster.node(&from), cluster.node(&target.name)) else {
+            return;
+        };
+        let first = || pod.spec.as_ref()?.containers.first().map(|it| it.name.clone());
+        let container = spec.container.clone().or_else(first).unwrap_or_default();
+        let memory = self.memory.usage.as_ref().and_then(|usage| usage.memory(&container));
+        let options = &self.context.options;
+        let image = (!options.no_probe).then(|| options.transfer_image.clone());
+        let nodes = [(*here).clone(), (*there).clone()];
+        let asked = ask(cluster.client.clone(), pod.clone(), container, memory, nodes, image);
+        let task = tokio::spawn(asked);
+        self.memory.looking = Some(Looking { target: target.name.clone(), task });
+    }
+
+    /// Goes on until a node is looked at that takes the pod, or there is none.
+    pub(super) async fn look(&mut self, spec: &Spec, pod: &Pod, found: &mut Preflight) {
+        let from = pod.spec.as_ref().and_then(|it| it.node_name.clone()).unwrap_or_default();
+        while let Some(target) = pending::target(spec, &from, &found.nodes) {
+            let target = target.name.clone();
+            if let Some(looked) = self.memory.looked.get(&target) {
+                found.checks = Some(looked.source.first().map_or(Ok(()), |why| Err(why.clone())));
+                return;
+            }
+            self.begin_to_look(spec, pod, found);
+            let Some(looking) = &mut self.memory.looking else { return };
+            // The image may have to be pulled first; meanwhile somebody may think better of it.
+            let Ok(ended) = tokio::time::timeout(PATIENCE, &mut looking.task).await else { return };
+            self.memory.looking = None;
+            let findings = ended.unwrap_or_else(|error| {
+                tracing::error!(%error, target, "the look at the nodes broke off");
+                Vec::new()
+            });
+            let mut looked = Looked::of(&findings, &target, &self.ignored());
+            if self.context.options.no_probe {
+                looked.doubts.clear();
+            }
+            self.memory.looked.insert(target, looked);
+            self.add_problems(&mut found.nodes);
+        }
+    }
+
+    /// What was seen of the nodes that were looked at.
+    pub(super) fn add_problems(&self, nodes: &mut [observation::Node]) {
+        for node in nodes {
+            let looked = self.memory.looked.get(&node.name);
+            for problem in looked.iter().flat_map(|looked| &looked.target) {
+                if !node.problems.contains(problem) {
+                    node.problems.push(problem.clone());
+                }
+            }
+        }
+    }
+
+    fn ignored(&self) -> BTreeSet<String> {
+        let given = self.object.annotations().get(IGNORED);
+        let names = given.iter().flat_map(|names| names.split(','));
+        names.map(|name| name.trim().to_owned()).collect()
+    }
+}
+
+async fn ask(
+    client: Client,
+    pod: Pod,
+    container: String,
+    memory: Option<u64>,
+    nodes: [Node; 2],
+    image: Option<String>,
+) -> Vec<Finding> {
+    let target = nodes[1].name_any();
+    let about = Move { pod, container, memory, nodes, probe_image: image.as_deref() };
+    of_move(&Box::pin(facts_of_move(&client, about)).await, &target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(check: &'static str, subject: &str, verdict: Verdict) -> Finding {
+        let remedy = (verdict != Verdict::Unknown).then(|| "mend it".to_owned());
+        Finding {
+            check,
+            subject: subject.to_owned(),
+            verdict,
+            reason: "it is so".to_owned(),
+            remedy,
+        }
+    }
+
+    #[test]
+    fn failures_are_told_by_where_they_are_and_the_ignored_are_doubts() {
+        let findings = [
+            finding("criu", "node a", Verdict::Failure),
+            finding("kernel", "node b", Verdict::Failure),
+            finding("cpu-features", "node b", Verdict::Failure),
+            finding("io-uring", "pod x/y", Verdict::Failure),
+            finding("volumes", "pod x/y", Verdict::Warning),
+            finding("criu", "node b", Verdict::Unknown),
+            finding("restore", "node b", Verdict::Unknown),
+        ];
+        let ignored = BTreeSet::from(["cpu-features".to_owned()]);
+        let looked = Looked::of(&findings, "b", &ignored);
+        assert_eq!(looked.target, ["check kernel of node b: it is so; mend it"]);
+        assert_eq!(
+            looked.source,
+            [
+                "check criu of node a: it is so; mend it",
+                "check io-uring of pod x/y: it is so; mend it"
+            ]
+        );
+        assert_eq!(
+            looked.doubts,
+            [
+                "check cpu-features of node b: it is so; mend it",
+                "not known of node b: criu, restore: it is so"
+            ]
+        );
+    }
+}
