@@ -1,12 +1,7 @@
 //! The form in which an archive comes: `containerName`, `checkpoint` and `digest`, in this order.
 //!
-//! The sender has to keep a pace, may not claim to write fields that never end, and what it has written
-//! so far goes with it when it leaves.
+//! The sender has to keep a pace, and may not claim to write fields that never end.
 
-use std::fs::File;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -17,12 +12,9 @@ use axum::extract::{FromRequest as _, Multipart, Request};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use sha2::{Digest as _, Sha256};
-use shadow_checkpoint::registry::Blob;
 use tokio::sync::mpsc;
 
 use crate::answer::No;
-use crate::store::remove;
 use crate::{Patience, SLOWEST};
 
 /// Form fields beside the archive are shorter.
@@ -31,8 +23,6 @@ const LONGEST_FIELD: usize = 1024;
 pub(crate) const AROUND: u64 = 4 * LONGEST_FIELD as u64;
 /// Of the upload, so much may have come in that is no field's content yet: a parser keeps that.
 const MOST_UNREAD: usize = 1 << 20;
-/// Pieces of the archive that may wait for the disk.
-const AHEAD: usize = 8;
 
 /// A form that comes in.
 pub(crate) struct Form {
@@ -64,30 +54,6 @@ impl Pace {
     }
 }
 
-/// The file that is written. It goes with this, unless it is kept.
-pub(crate) struct Part(pub PathBuf, bool);
-
-impl Part {
-    /// It is open before anything else happens: no writer that comes late makes it again.
-    fn create(path: PathBuf) -> std::io::Result<(Self, File)> {
-        let mut options = File::options();
-        let file = options.write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok((Self(path, false), file))
-    }
-
-    pub(crate) fn keep(mut self) {
-        self.1 = true;
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if !self.1 {
-            remove(&self.0);
-        }
-    }
-}
-
 pub(crate) fn bad(why: impl Into<String>) -> No {
     No::refused(StatusCode::BAD_REQUEST, why)
 }
@@ -113,24 +79,25 @@ impl Form {
         Ok(Self { parts, pace, unread })
     }
 
-    /// Reads it all; the archive of `container` is written to `path`, if it has no more than `largest`
-    /// bytes.
-    pub(crate) async fn read(
-        &mut self,
-        container: &str,
-        path: PathBuf,
-        largest: u64,
-        written: impl FnMut(u64) + Send + 'static,
-    ) -> Result<(Part, Blob), No> {
-        if self.short("containerName").await? != container {
-            return Err(bad(format!("a checkpoint of container {container} is expected")));
+    /// The first field.
+    pub(crate) async fn container(&mut self) -> Result<String, No> {
+        self.short("containerName").await
+    }
+
+    /// The second one, piece by piece, as long as `to` takes them.
+    pub(crate) async fn archive(&mut self, to: mpsc::Sender<Bytes>) -> Result<(), No> {
+        let mut field = next(&mut self.parts, &self.pace, &self.unread, "checkpoint").await?;
+        while let Some(piece) = piece(&mut field, &mut self.pace, &self.unread).await? {
+            if to.send(piece).await.is_err() {
+                break;
+            }
         }
-        let (part, layer) = self.archive(path, largest, written).await?;
-        if self.short("digest").await? != layer.digest {
-            let why = "the archive was damaged on its way: its digest is another";
-            return Err(No::passing(StatusCode::UNPROCESSABLE_ENTITY, why));
-        }
-        Ok((part, layer))
+        Ok(())
+    }
+
+    /// The last one.
+    pub(crate) async fn digest(&mut self) -> Result<String, No> {
+        self.short("digest").await
     }
 
     async fn short(&mut self, name: &'static str) -> Result<String, No> {
@@ -143,28 +110,6 @@ impl Form {
             }
         }
         String::from_utf8(text).map_err(|_| bad(format!("the form's {name} is not text")))
-    }
-
-    async fn archive(
-        &mut self,
-        path: PathBuf,
-        largest: u64,
-        written: impl FnMut(u64) + Send + 'static,
-    ) -> Result<(Part, Blob), No> {
-        let mut field = next(&mut self.parts, &self.pace, &self.unread, "checkpoint").await?;
-        let shown = path.display().to_string();
-        let (part, file) = Part::create(path).map_err(|error| unwritten(&shown, &error))?;
-        let (room, pieces) = mpsc::channel(AHEAD);
-        let writer =
-            tokio::task::spawn_blocking(move || write_all(file, pieces, largest, written, &shown));
-        while let Some(piece) = piece(&mut field, &mut self.pace, &self.unread).await? {
-            if room.send(piece).await.is_err() {
-                break;
-            }
-        }
-        drop(room);
-        let ending = || No::passing(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending");
-        Ok((part, writer.await.map_err(|_| ending())??))
     }
 }
 
@@ -204,29 +149,4 @@ fn broken(error: &MultipartError, unread: &AtomicUsize) -> No {
     }
     let why = format!("the upload broke off: {}", error.body_text());
     No::passing(StatusCode::BAD_REQUEST, why)
-}
-
-fn unwritten(path: &str, error: &std::io::Error) -> No {
-    No::passing(StatusCode::INSUFFICIENT_STORAGE, format!("write {path}: {error}"))
-}
-
-fn write_all(
-    mut file: File,
-    mut pieces: mpsc::Receiver<Bytes>,
-    largest: u64,
-    mut written: impl FnMut(u64),
-    path: &str,
-) -> Result<Blob, No> {
-    let (mut hash, mut size) = (Sha256::new(), 0);
-    while let Some(piece) = pieces.blocking_recv() {
-        size += piece.len() as u64;
-        if size > largest {
-            let why = format!("the archive has more than {largest} bytes; raise --largest-archive");
-            return Err(No::refused(StatusCode::PAYLOAD_TOO_LARGE, why));
-        }
-        hash.update(&piece);
-        file.write_all(&piece).map_err(|error| unwritten(path, &error))?;
-        written(piece.len() as u64);
-    }
-    Ok(Blob { digest: format!("sha256:{:x}", hash.finalize()), size })
 }

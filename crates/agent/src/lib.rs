@@ -3,8 +3,8 @@
 //! ```text
 //! source node                                  target node
 //! kubelet ─► archive ─► orders.rs ══ TLS ══► receive.rs ─► staging disk ─► offered.rs ─► runtime
-//!                       (send, push)          (hashed while it is written)  (a registry that only the
-//!                                                                            node may read)
+//!                       (send, push)          (hashed and sealed,           (a registry that only the
+//!                                              see staging.rs)               node may read)
 //! ```
 //!
 //! Nothing of an archive is kept in memory, on the sending node nothing is written, on the receiving node
@@ -52,6 +52,7 @@ mod offered;
 mod orders;
 mod receive;
 pub mod server;
+mod staging;
 mod store;
 mod tls;
 
@@ -86,6 +87,8 @@ pub struct Settings {
     pub checkpoints: PathBuf,
     /// Where archives from other nodes are kept. It is emptied at the start.
     pub staging: PathBuf,
+    /// They are kept as they are, and not sealed with a key that only this process has.
+    pub plain_staging: bool,
     /// Larger archives are refused, in bytes.
     pub largest: u64,
     /// So much of the staging disk stays free, in bytes.

@@ -4,6 +4,7 @@
 //! No layer is listed and no tag resolved: who reads has to know the digest, which the operator writes
 //! into the pod that is to be restored.
 
+use std::io;
 use std::sync::Arc;
 
 use axum::Router;
@@ -13,14 +14,12 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures::TryStreamExt as _;
 use shadow_checkpoint::oci::{INDEX, MANIFEST};
 use shadow_checkpoint::registry::digest;
-use tokio_util::io::ReaderStream;
 
 use crate::Agent;
 use crate::answer::No;
-
-const PIECE: usize = 256 << 10;
 
 pub(crate) fn routes(agent: &Arc<Agent>) -> Router {
     Router::new()
@@ -58,10 +57,15 @@ async fn blob(
     let body = if method == Method::HEAD {
         Body::empty()
     } else {
-        match tokio::fs::File::open(&offer.file).await {
-            Ok(file) => Body::from_stream(ReaderStream::with_capacity(file, PIECE)),
+        let (archive, size) = (offer.archive.clone(), offer.layer.size);
+        let opened = tokio::task::spawn_blocking(move || archive.open(size)).await;
+        match opened.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into())) {
+            Ok(reader) => Body::from_stream(reader.pieces().inspect_err(move |error| {
+                // The runtime only sees that the answer breaks off.
+                tracing::warn!(transfer, %error, "an archive can't be read any more");
+            })),
             Err(error) => {
-                let why = format!("read {}: {error}", offer.file.display());
+                let why = format!("read {}: {error}", offer.archive.path().display());
                 return No::passing(StatusCode::INTERNAL_SERVER_ERROR, why).into_response();
             }
         }

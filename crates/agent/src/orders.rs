@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use crate::Agent;
 use crate::answer::{No, chain};
 use crate::asked::{Order, must_be_name};
+use crate::staging::Archive;
 use crate::store::{Offer, Outcome, remove};
 
 /// Attempts after the first, and the pause before the first of them; it doubles: half a minute in all.
@@ -84,7 +85,8 @@ pub(crate) async fn registry_push(
     carry_out(&agent, &transfer, &name, async move {
         let _turn = outgoing.acquire().await;
         let begun = Instant::now();
-        facts_of(&file, &order.origin).await?;
+        let archive = file.clone();
+        facts_of(&order.origin, move || archive::facts(&archive)).await?;
         let push = async || -> Result<_, image::Error> {
             let credentials = match &order.docker_config {
                 Some(config) => Credentials::from_docker_config(config, &to.host)?,
@@ -109,7 +111,7 @@ pub(crate) async fn local_load(
     let LoadOrder { transfer, tar_path, origin } = order;
     let file = archive_of(&agent, &tar_path, &origin)?;
     if let Some(offer) = agent.store.offered(&transfer)
-        && offer.file == file
+        && offer.archive.path() == file
     {
         return Ok(Json(offer.arrived.clone()));
     }
@@ -123,7 +125,8 @@ pub(crate) async fn local_load(
             .unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()))
             .map_err(|error| no_archive(&file, &error.to_string()))?;
         let place = place(&agent, &transfer);
-        let offer = offer_of(file, false, layer, &origin, &place, begun).await?;
+        let archive = Arc::new(Archive::of_kubelet(file));
+        let offer = offer_of(archive, layer, &origin, &place, begun).await?;
         let arrived = offer.arrived.clone();
         agent.store.offer(&transfer, offer);
         Ok(arrived)
@@ -226,14 +229,15 @@ pub(crate) fn place(agent: &Agent, transfer: &str) -> String {
 
 /// The image at `place` around an archive, if that is of `origin`.
 pub(crate) async fn offer_of(
-    file: PathBuf,
-    staged: bool,
+    archive: Arc<Archive>,
     layer: Blob,
     origin: &Origin,
     place: &str,
     begun: Instant,
 ) -> Result<Offer, No> {
-    let facts = facts_of(&file, origin).await?;
+    let size = layer.size;
+    let (archive, read) = (archive.clone(), archive);
+    let facts = facts_of(origin, move || read.facts(size)).await?;
     let documents = image::documents(&origin.container, &facts, &layer);
     let digest = documents.digest();
     let arrived = Arrived {
@@ -243,15 +247,17 @@ pub(crate) async fn offer_of(
         base_image: facts.base_image().to_owned(),
         seconds: begun.elapsed().as_secs_f64(),
     };
-    Ok(Offer { file, staged, layer, documents, arrived })
+    Ok(Offer { archive, layer, documents, arrived })
 }
 
-/// What is known of an archive, if that is of `origin`.
-async fn facts_of(file: &FilePath, origin: &Origin) -> Result<Facts, No> {
-    let archive = file.to_owned();
-    let facts = tokio::task::spawn_blocking(move || archive::facts(&archive)).await;
+/// What is known of an archive, if that is of `origin`; `read` may block.
+async fn facts_of(
+    origin: &Origin,
+    read: impl FnOnce() -> Result<Facts, archive::Error> + Send + 'static,
+) -> Result<Facts, No> {
     let unusable = |why: String| No::refused(StatusCode::UNPROCESSABLE_ENTITY, why);
-    let facts = facts.map_err(|_| ending())?.map_err(|error| unusable(chain(&error)))?;
+    let facts = tokio::task::spawn_blocking(read).await.map_err(|_| ending())?;
+    let facts = facts.map_err(|error| unusable(chain(&error)))?;
     is_of(&facts, origin).map_err(unusable)?;
     Ok(facts)
 }

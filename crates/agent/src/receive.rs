@@ -1,5 +1,6 @@
 //! `POST /checkpoint`: an archive from another node, hashed while it is written.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -8,15 +9,22 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use shadow_checkpoint::agent::wire::{Arrived, Origin, is_name};
-use tokio::sync::SemaphorePermit;
+use shadow_checkpoint::registry::Blob;
+use tokio::sync::{SemaphorePermit, mpsc};
 
 use crate::answer::No;
 use crate::form::{AROUND, Form, bad};
 use crate::orders::{offer_of, place};
+use crate::staging::{Archive, Writer};
 use crate::store::Entrance;
 use crate::{Agent, SLOWEST};
+
+/// Pieces of the archive that may wait for the disk.
+const AHEAD: usize = 8;
 
 #[derive(Deserialize)]
 pub(crate) struct Which {
@@ -142,23 +150,73 @@ async fn take(
     let room = Room::promise(agent, size)?;
     let begun = Instant::now();
     let limit = patience.upload + std::time::Duration::from_secs(size / SLOWEST);
-    let mut form = Form::of(request, patience).await?;
+    let form = Form::of(request, patience).await?;
     let path = agent.settings.staging.join(format!("{transfer}-{}.tar", agent.store.number()));
-    let taking = form.read(&origin.container, path, agent.settings.largest, move |bytes| {
-        room.written(bytes);
-    });
-    let (part, layer) = tokio::time::timeout(limit, taking).await.map_err(|_| {
+    let taking = write(agent, form, &origin.container, path, room);
+    let (archive, layer) = tokio::time::timeout(limit, taking).await.map_err(|_| {
         let why = format!("the upload took longer than {} s", limit.as_secs());
         No::passing(StatusCode::REQUEST_TIMEOUT, why)
     })??;
-    let offer =
-        offer_of(part.0.clone(), true, layer, origin, &place(agent, transfer), begun).await?;
-    part.keep();
+    let offer = offer_of(Arc::new(archive), layer, origin, &place(agent, transfer), begun).await?;
     let arrived = offer.arrived.clone();
     agent.store.arrive(transfer, offer, entrance).ok_or_else(|| given_up(transfer))?;
     let container = &origin.container;
     tracing::info!(transfer, container, bytes = arrived.bytes, "a checkpoint has arrived");
     Ok(arrived)
+}
+
+/// The archive of `container`, at `path`. What was written so far goes with a sender that leaves.
+async fn write(
+    agent: &Agent,
+    mut form: Form,
+    container: &str,
+    path: PathBuf,
+    room: Room,
+) -> Result<(Archive, Blob), No> {
+    if form.container().await? != container {
+        return Err(bad(format!("a checkpoint of container {container} is expected")));
+    }
+    let (largest, plain) = (agent.settings.largest, agent.settings.plain_staging);
+    let shown = path.display().to_string();
+    let (archive, writer) =
+        Archive::create(path, plain).map_err(|error| unwritten(&shown, &error))?;
+    let (to, pieces) = mpsc::channel(AHEAD);
+    let writing = move || write_all(writer, pieces, largest, &room, &shown);
+    let writing = tokio::task::spawn_blocking(writing);
+    form.archive(to).await?;
+    let ending = || No::passing(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending");
+    let layer = writing.await.map_err(|_| ending())??;
+    if form.digest().await? != layer.digest {
+        let why = "the archive was damaged on its way: its digest is another";
+        return Err(No::passing(StatusCode::UNPROCESSABLE_ENTITY, why));
+    }
+    Ok((archive, layer))
+}
+
+fn write_all(
+    mut writer: Writer,
+    mut pieces: mpsc::Receiver<Bytes>,
+    largest: u64,
+    room: &Room,
+    path: &str,
+) -> Result<Blob, No> {
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    while let Some(piece) = pieces.blocking_recv() {
+        size += piece.len() as u64;
+        if size > largest {
+            let why = format!("the archive has more than {largest} bytes; raise --largest-archive");
+            return Err(No::refused(StatusCode::PAYLOAD_TOO_LARGE, why));
+        }
+        hash.update(&piece);
+        writer.write(&piece).map_err(|error| unwritten(path, &error))?;
+        room.written(piece.len() as u64);
+    }
+    writer.end().map_err(|error| unwritten(path, &error))?;
+    Ok(Blob { digest: format!("sha256:{:x}", hash.finalize()), size })
+}
+
+fn unwritten(path: &str, error: &std::io::Error) -> No {
+    No::passing(StatusCode::INSUFFICIENT_STORAGE, format!("write {path}: {error}"))
 }
 
 /// Its turn among those that come in.

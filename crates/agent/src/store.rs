@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,29 +14,19 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::answer::No;
+use crate::staging::Archive;
 
 /// A checkpoint that the node's runtime may have.
 #[derive(Debug)]
 pub(crate) struct Offer {
     /// The archive.
-    pub file: PathBuf,
-    /// It was written here, and goes with the offer.
-    pub staged: bool,
+    pub archive: Arc<Archive>,
     /// The archive as a layer.
     pub layer: Blob,
     /// The image around it.
     pub documents: Documents,
     /// What was answered.
     pub arrived: Arrived,
-}
-
-impl Drop for Offer {
-    /// Who still reads it has it open.
-    fn drop(&mut self) {
-        if self.staged {
-            remove(&self.file);
-        }
-    }
 }
 
 /// What comes of an order that takes its time.

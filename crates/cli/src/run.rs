@@ -49,6 +49,9 @@ pub struct AgentArgs {
     /// Where archives from other nodes are kept until they are restored. It is emptied at the start.
     #[arg(long, default_value = "/var/lib/ms2m-agent")]
     staging: PathBuf,
+    /// Keep them there as they are. Else each is sealed with a key that only the agent's memory has.
+    #[arg(long, env = "SHADOW_PLAIN_STAGING")]
+    plain_staging: bool,
     /// Larger archives are refused, in bytes.
     #[arg(long, env = "SHADOW_LARGEST_ARCHIVE", default_value_t = 32 << 30)]
     largest_archive: u64,
@@ -115,6 +118,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         trust: args.trust,
         checkpoints: args.checkpoints,
         staging: args.staging,
+        plain_staging: args.plain_staging,
         largest: args.largest_archive,
         reserve: args.reserve,
         at_once: args.at_once,

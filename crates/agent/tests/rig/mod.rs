@@ -128,6 +128,7 @@ impl World {
             trust: Some(at("trust")),
             checkpoints: at("checkpoints"),
             staging: at("staging"),
+            plain_staging: false,
             largest: LARGEST,
             reserve: 0,
             at_once: 4,
