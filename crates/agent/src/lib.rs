@@ -47,7 +47,9 @@
 mod answer;
 mod asked;
 mod form;
+mod gateways;
 pub mod identity;
+mod listen;
 mod offered;
 mod orders;
 mod receive;
@@ -65,13 +67,14 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post, put};
 use tokio::sync::Semaphore;
 
+pub use gateways::gateways;
 use identity::{Gate, Reviewer};
 use store::Store;
 
 /// How an agent is run.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where operator, Jobs and other agents reach it.
+    /// Where operator, Jobs and other agents reach it; `[::]` is IPv4, too.
     pub listen: SocketAddr,
     /// Where the node's runtime reaches it.
     pub registry: SocketAddr,
@@ -191,6 +194,7 @@ impl Running {
 }
 
 /// Starts an agent. Tokens are asked about at `reviewer`.
+#[allow(clippy::unused_async, reason = "what it starts needs the runtime of whoever awaits this")]
 pub async fn start(settings: Settings, reviewer: Arc<dyn Reviewer>) -> Result<Running, Error> {
     store::empty(&settings.staging).map_err(|source| Error::Folder {
         folder: settings.staging.display().to_string(),
@@ -211,12 +215,10 @@ pub async fn start(settings: Settings, reviewer: Arc<dyn Reviewer>) -> Result<Ru
         certificates,
         settings,
     });
-    let listen = async |address| {
-        let bound = tokio::net::TcpListener::bind(address).await;
-        bound.map_err(|source| Error::Listen { address, source })
-    };
-    let control = listen(agent.settings.listen).await?;
-    let registry = listen(agent.settings.registry).await?;
+    let listen =
+        |address| listen::listen(address).map_err(|source| Error::Listen { address, source });
+    let control = listen(agent.settings.listen)?;
+    let registry = listen(agent.settings.registry)?;
     let addresses = (control.local_addr(), registry.local_addr());
     let unknown = |source| Error::Listen { address: agent.settings.listen, source };
     let (address, registry_address) =

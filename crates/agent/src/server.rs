@@ -20,6 +20,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
 use crate::Patience;
+use crate::listen::is_heard;
 
 /// Connections at a time, those included that say nothing yet.
 const CONNECTIONS: usize = 256;
@@ -42,7 +43,7 @@ pub(crate) async fn serve(
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((_, peer)) if !peers.is_empty() && !peers.contains(&peer.ip().to_canonical()) => {
+            Ok((_, peer)) if !is_heard(&peers, peer.ip()) => {
                 tracing::warn!(peer = %peer.ip(), "not the node's runtime: not heard");
             }
             Ok((socket, _)) => {

@@ -13,6 +13,7 @@ mod rig;
 #[path = "../../checkpoint/tests/registry/tokens.rs"]
 mod tokens;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rig::raw::{Line, ask_registry};
@@ -252,6 +253,22 @@ async fn the_runtime_believes_one_address_and_is_the_only_one_that_is_heard() {
     let stranger = Line::trusting(&before, "127.0.0.1", node.running.registry).await;
     assert!(stranger.is_err(), "it comes from 127.0.0.1");
     node.is_well().await;
+}
+
+#[tokio::test]
+async fn a_runtime_is_known_where_both_kinds_of_addresses_are_listened_at() {
+    let world = World::new();
+    let at = |settings: &mut shadow_agent::Settings| {
+        settings.registry = "[::]:0".parse().unwrap();
+        settings.runtime = vec!["127.0.0.1".parse().unwrap()];
+    };
+    let node = world.node_with(at).await;
+    let from = async |address: &str| {
+        let address = SocketAddr::new(address.parse().unwrap(), node.running.registry.port());
+        Line::trusting(&node.trusted(), "127.0.0.1", address).await
+    };
+    from("127.0.0.1").await.unwrap();
+    assert!(from("::1").await.is_err(), "that is another address");
 }
 
 #[tokio::test]

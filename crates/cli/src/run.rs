@@ -25,11 +25,11 @@ pub enum Role {
 /// Options of the node agent.
 #[derive(Args)]
 pub struct AgentArgs {
-    /// Where operator, Jobs and other agents reach it.
-    #[arg(long, env = "SHADOW_LISTEN", default_value = "0.0.0.0:9443")]
+    /// Where operator, Jobs and other agents reach it. `[::]` is IPv4, too, and only that where there is no IPv6.
+    #[arg(long, env = "SHADOW_LISTEN", default_value = "[::]:9443")]
     listen: SocketAddr,
     /// Where the node's runtime reaches it.
-    #[arg(long, env = "SHADOW_LISTEN_RUNTIME", default_value = "0.0.0.0:9445")]
+    #[arg(long, env = "SHADOW_LISTEN_RUNTIME", default_value = "[::]:9445")]
     listen_runtime: SocketAddr,
     /// The agent's own address, by which the runtime calls it.
     #[arg(long, env = "SHADOW_ADDRESS")]
@@ -113,7 +113,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         listen: args.listen,
         registry: args.listen_runtime,
         registry_name: SocketAddr::new(args.address, args.listen_runtime.port()).to_string(),
-        runtime: std::iter::once(args.node_address).chain(gateways()).collect(),
+        runtime: std::iter::once(args.node_address).chain(shadow_agent::gateways()).collect(),
         tls: args.tls,
         trust: args.trust,
         checkpoints: args.checkpoints,
@@ -127,19 +127,6 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     };
     shadow_agent::start(settings, Arc::new(client)).await?.until(stop()).await;
     Ok(())
-}
-
-/// The gateways of the default routes: the node's end of the pod's cable.
-fn gateways() -> Vec<IpAddr> {
-    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let gateway = |line: &str| {
-        let mut fields = line.split_whitespace().skip(1);
-        let (to, by) = (fields.next()?, fields.next()?);
-        // The words are as the processor has them in memory.
-        let by = u32::from_str_radix(by, 16).ok()?.to_ne_bytes();
-        (to == "00000000").then(|| IpAddr::from(by))
-    };
-    routes.lines().filter_map(gateway).collect()
 }
 
 async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
