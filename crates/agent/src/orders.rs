@@ -18,12 +18,13 @@ use shadow_checkpoint::archive::{self, Facts};
 use shadow_checkpoint::registry::{Blob, blob_of_file};
 use shadow_checkpoint::{Client, Credentials, ImageRef, image, kubelet_archives, push_checkpoint};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::Agent;
 use crate::answer::{No, chain};
 use crate::asked::{Order, must_be_name};
 use crate::staging::Archive;
-use crate::store::{Offer, Outcome, remove};
+use crate::store::{Entrance, Offer, Outcome, remove};
 
 /// Attempts after the first, and the pause before the first of them; it doubles: half a minute in all.
 const RETRIES: usize = 5;
@@ -53,7 +54,7 @@ pub(crate) async fn send(
     let name = format!("send {} {}", order.tar_path, order.agent);
     let transfer = order.transfer.clone();
     let (folder, outgoing) = (agent.settings.tls.clone(), agent.outgoing.clone());
-    carry_out(&agent, &transfer, &name, async move {
+    carry_out(&agent, &transfer, &name, |_| async move {
         let _turn = outgoing.acquire().await;
         let authorities = std::fs::read(folder.join("ca.crt")).map_err(|error| {
             No::passing(StatusCode::INTERNAL_SERVER_ERROR, format!("read ca.crt: {error}"))
@@ -82,7 +83,7 @@ pub(crate) async fn registry_push(
     let name = format!("push {} {to}", order.tar_path);
     let transfer = order.transfer.clone();
     let outgoing = agent.outgoing.clone();
-    carry_out(&agent, &transfer, &name, async move {
+    carry_out(&agent, &transfer, &name, |_| async move {
         let _turn = outgoing.acquire().await;
         let begun = Instant::now();
         let archive = file.clone();
@@ -117,7 +118,7 @@ pub(crate) async fn local_load(
     }
     let (name, key) = (format!("load {tar_path}"), transfer.clone());
     let asked = agent.clone();
-    carry_out(&asked, &key, &name, async move {
+    carry_out(&asked, &key, &name, |entrance| async move {
         let begun = Instant::now();
         let archive = file.clone();
         let layer = tokio::task::spawn_blocking(move || blob_of_file(&archive)).await;
@@ -128,7 +129,7 @@ pub(crate) async fn local_load(
         let archive = Arc::new(Archive::of_kubelet(file));
         let offer = offer_of(archive, layer, &origin, &place, begun).await?;
         let arrived = offer.arrived.clone();
-        agent.store.offer(&transfer, offer);
+        agent.store.offer(&transfer, offer, &entrance).ok_or_else(|| given_up(&transfer))?;
         Ok(arrived)
     })
     .await
@@ -163,8 +164,12 @@ fn pauses() -> ExponentialBuilder {
     ExponentialBuilder::default().with_min_delay(PAUSE).with_max_times(RETRIES)
 }
 
-fn ending() -> No {
+pub(crate) fn ending() -> No {
     No::passing(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending")
+}
+
+pub(crate) fn given_up(transfer: &str) -> No {
+    No::refused(StatusCode::GONE, format!("transfer {transfer} was given up meanwhile"))
 }
 
 fn failed(error: &other::Error) -> No {
@@ -176,26 +181,23 @@ fn no_archive(file: &FilePath, why: &str) -> No {
 }
 
 /// Runs `work` beside the request: who asks again finds what came of it.
-async fn carry_out(
+async fn carry_out<W: Future<Output = Result<Arrived, No>> + Send + 'static>(
     agent: &Agent,
     transfer: &str,
     order: &str,
-    work: impl Future<Output = Result<Arrived, No>> + Send + 'static,
+    work: impl FnOnce(Entrance) -> W,
 ) -> Answered {
-    let begin = || -> (tokio::task::AbortHandle, Outcome) {
+    let begin = |entrance| -> (AbortHandle, Outcome) {
         let (done, outcome) = watch::channel(None);
+        let work = work(entrance);
         let task = tokio::spawn(async move {
             let _ = done.send(Some(work.await));
         });
         (task.abort_handle(), outcome)
     };
     let mut outcome = agent.store.task(transfer, order, begin);
-    let given_up = || {
-        let why = format!("transfer {transfer} was given up meanwhile");
-        No::refused(StatusCode::GONE, why)
-    };
-    let found = outcome.wait_for(Option::is_some).await.map_err(|_| given_up())?;
-    found.clone().ok_or_else(given_up)?.map(Json)
+    let found = outcome.wait_for(Option::is_some).await.map_err(|_| given_up(transfer))?;
+    found.clone().ok_or_else(|| given_up(transfer))?.map(Json)
 }
 
 /// The archive that an order names: a file in the kubelet's folder, itself and no link, of that very

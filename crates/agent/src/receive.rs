@@ -18,7 +18,7 @@ use tokio::sync::{SemaphorePermit, mpsc};
 
 use crate::answer::No;
 use crate::form::{AROUND, Form, bad};
-use crate::orders::{offer_of, place};
+use crate::orders::{ending, given_up, offer_of, place};
 use crate::staging::{Archive, Writer};
 use crate::store::Entrance;
 use crate::{Agent, SLOWEST};
@@ -159,7 +159,7 @@ async fn take(
     })??;
     let offer = offer_of(Arc::new(archive), layer, origin, &place(agent, transfer), begun).await?;
     let arrived = offer.arrived.clone();
-    agent.store.arrive(transfer, offer, entrance).ok_or_else(|| given_up(transfer))?;
+    agent.store.offer(transfer, offer, entrance).ok_or_else(|| given_up(transfer))?;
     let container = &origin.container;
     tracing::info!(transfer, container, bytes = arrived.bytes, "a checkpoint has arrived");
     Ok(arrived)
@@ -184,7 +184,6 @@ async fn write(
     let writing = move || write_all(writer, pieces, largest, &room, &shown);
     let writing = tokio::task::spawn_blocking(writing);
     form.archive(to).await?;
-    let ending = || No::passing(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending");
     let layer = writing.await.map_err(|_| ending())??;
     if form.digest().await? != layer.digest {
         let why = "the archive was damaged on its way: its digest is another";
@@ -232,8 +231,4 @@ async fn turn(agent: &Agent, wait: std::time::Duration) -> Result<SemaphorePermi
 
 fn busy(why: &str) -> No {
     No::passing(StatusCode::SERVICE_UNAVAILABLE, why)
-}
-
-fn given_up(transfer: &str) -> No {
-    No::refused(StatusCode::GONE, format!("transfer {transfer} was given up meanwhile"))
 }

@@ -51,7 +51,7 @@ impl Drop for Task {
     }
 }
 
-/// Where a transfer's checkpoint comes in.
+/// Where a transfer's checkpoint comes in. A transfer that is forgotten and known again has another.
 #[derive(Clone)]
 pub(crate) struct Entrance {
     /// One upload at a time.
@@ -83,6 +83,10 @@ struct Transfer {
 }
 
 impl Transfer {
+    fn entrance(&self) -> Entrance {
+        Entrance { door: self.door.clone(), known: self.known.subscribe() }
+    }
+
     fn is_busy(&self) -> bool {
         self.task.as_ref().is_some_and(Task::runs) || self.door.try_lock().is_err()
     }
@@ -133,18 +137,13 @@ impl Store {
     ) -> Option<(Origin, Entrance)> {
         let all = self.all();
         let found = all.get(transfer)?;
-        let entrance = Entrance { door: found.door.clone(), known: found.known.subscribe() };
         let expected = found.expected.iter().find(|expected| is(&expected.sender))?;
-        Some((expected.origin.clone(), entrance))
+        Some((expected.origin.clone(), found.entrance()))
     }
 
-    /// From now on the runtime may have it.
-    pub(crate) fn offer(&self, transfer: &str, offer: Offer) {
-        self.with(transfer, |it| it.offer = Some(Arc::new(offer)));
-    }
-
-    /// The same with what has come in through `entrance`; unless nobody wants it any more.
-    pub(crate) fn arrive(&self, transfer: &str, offer: Offer, entrance: &Entrance) -> Option<()> {
+    /// From now on the runtime may have what has come in through `entrance`; unless nobody wants it any
+    /// more.
+    pub(crate) fn offer(&self, transfer: &str, offer: Offer, entrance: &Entrance) -> Option<()> {
         let mut all = self.all();
         let found = all.get_mut(transfer).filter(|it| Arc::ptr_eq(&it.door, &entrance.door))?;
         found.touched = Some(Instant::now());
@@ -166,14 +165,14 @@ impl Store {
         &self,
         transfer: &str,
         order: &str,
-        begin: impl FnOnce() -> (AbortHandle, Outcome),
+        begin: impl FnOnce(Entrance) -> (AbortHandle, Outcome),
     ) -> Outcome {
         self.with(transfer, |it| {
             let going_on = |task: &Task| task.order == order && task.runs();
             if let Some(task) = it.task.as_ref().filter(|task| going_on(task)) {
                 return task.outcome.clone();
             }
-            let (handle, outcome) = begin();
+            let (handle, outcome) = begin(it.entrance());
             it.task = Some(Task { order: order.to_owned(), outcome: outcome.clone(), handle });
             outcome
         })
@@ -222,5 +221,55 @@ pub(crate) fn remove(file: &Path) {
             tracing::warn!(file = %file.display(), %error, "can't remove");
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shadow_checkpoint::archive::Facts;
+    use shadow_checkpoint::image;
+
+    use super::*;
+
+    fn offer(folder: &Path) -> Offer {
+        let (archive, writer) = Archive::create(folder.join("a.tar"), false).unwrap();
+        writer.end().unwrap();
+        let layer = Blob { digest: "sha256:00".to_owned(), size: 0 };
+        let documents = image::documents("app", &Facts::default(), &layer);
+        let arrived = Arrived {
+            image: String::new(),
+            digest: documents.digest(),
+            bytes: 0,
+            base_image: String::new(),
+            seconds: 0.0,
+        };
+        Offer { archive: Arc::new(archive), layer, documents, arrived }
+    }
+
+    /// Begins an order that never ends by itself; the entrance that it was given.
+    fn begin(store: &Store, transfer: &str) -> Entrance {
+        let mut given = None;
+        store.task(transfer, "load", |entrance| {
+            given = Some(entrance);
+            (tokio::spawn(std::future::pending::<()>()).abort_handle(), watch::channel(None).1)
+        });
+        given.unwrap()
+    }
+
+    /// In the moment in which an order ends nothing stops it any more.
+    #[tokio::test]
+    async fn what_is_forgotten_is_not_known_again_by_an_order_that_ends() {
+        let (store, folder) = (Store::default(), tempfile::tempdir().unwrap());
+        let entrance = begin(&store, "a");
+        store.forget("a");
+        assert_eq!(store.offer("a", offer(folder.path()), &entrance), None);
+        assert!(store.all().is_empty(), "nothing is left for an hour");
+        // Nor is it taken for what is loaded anew.
+        let anew = begin(&store, "a");
+        assert_eq!(store.offer("a", offer(folder.path()), &entrance), None);
+        assert!(store.offered("a").is_none());
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+        assert_eq!(store.offer("a", offer(folder.path()), &anew), Some(()));
+        assert!(store.offered("a").is_some());
     }
 }
