@@ -13,7 +13,7 @@ use shadow_e2e::{http, in_lab, report, scenario};
 use shadow_lab::Lab;
 
 use crate::refusals::Untouched;
-use crate::{alone, assert_nothing_left, message};
+use crate::{alone, assert_nothing_left, deployed, message};
 
 /// Although `ignored` is not checked, the checkpoint fails for `reason` with `words`; the source has lost
 /// nothing by it.
@@ -57,17 +57,28 @@ async fn rolls_back(
 }
 
 #[test]
-fn a_process_that_criu_refuses_is_refused_and_else_rolled_back() -> anyhow::Result<()> {
+fn a_process_that_criu_refuses_is_rolled_back_and_told() -> anyhow::Result<()> {
     let _alone = alone();
     in_lab(async {
-        // Of a family whose state CRIU can't dump.
+        // Of a family whose state CRIU can't dump, and of which the kernel's lists say nothing.
         let prelude = "import socket; held = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)";
+        let workload = Workload { probe: false, prelude: Some(prelude), ..Workload::default() };
+        let cluster = deployed(&workload).await?;
+        let words = ["failed: CRIU checkpointing failed", "sockets other than TCP"];
+        Box::pin(rolls_back(&cluster, "", "CheckpointFailed", &words)).await
+    })
+}
+
+#[test]
+fn a_process_that_is_known_not_to_be_dumped_is_refused() -> anyhow::Result<()> {
+    let _alone = alone();
+    in_lab(async {
+        // What `kubectl exec -it` leaves in a process that it started: a terminal without its other end.
+        let prelude = "import os; master, held = os.openpty(); os.close(master)";
         let workload = Workload { prelude: Some(prelude), ..Workload::default() };
         let untouched = Untouched::deployed(&workload).await?;
-        let words = "check protocols of pod default/consumer";
-        untouched.refuses(untouched.manifest(), "PreflightFailed", words).await?;
-        let words = ["failed: CRIU checkpointing failed", "sockets other than TCP"];
-        Box::pin(rolls_back(&untouched.cluster, "protocols", "CheckpointFailed", &words)).await
+        let words = "check open-terminal of pod default/consumer";
+        untouched.refuses(untouched.manifest(), "PreflightFailed", words).await
     })
 }
 

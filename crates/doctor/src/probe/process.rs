@@ -29,10 +29,12 @@ pub fn look(root: &Path, id: &str) -> Known<Process> {
     }
     let folders = processes(&root.join("proc"), id)?;
     let mut found = Process::default();
-    let mut inodes = BTreeSet::new();
+    let (mut inodes, mut masters) = (BTreeSet::new(), BTreeSet::new());
     for folder in &folders {
-        look_at(folder, &mut found, &mut inodes);
+        look_at(folder, &mut found, &mut inodes, &mut masters);
     }
+    // CRIU dumps a pair of which both ends are here.
+    found.terminals.retain(|terminal| !masters.contains(terminal));
     let first = folders
         .first()
         .ok_or_else(|| Text::from(format!("no process of container {id} on the node")))?;
@@ -68,7 +70,12 @@ fn processes(proc: &Path, id: &str) -> Known<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn look_at(folder: &Path, found: &mut Process, inodes: &mut BTreeSet<u64>) {
+fn look_at(
+    folder: &Path,
+    found: &mut Process,
+    inodes: &mut BTreeSet<u64>,
+    masters: &mut BTreeSet<Text>,
+) {
     found.count += 1;
     found.memory += resident(folder);
     let Ok(entries) = fs::read_dir(folder.join("fd")) else {
@@ -79,6 +86,10 @@ fn look_at(folder: &Path, found: &mut Process, inodes: &mut BTreeSet<u64>) {
     for entry in entries.flatten().take(FILES) {
         let Some(target) = link(&entry.path()) else { continue };
         let info = folder.join("fdinfo").join(entry.file_name());
+        if let Some(terminal) = master_of(&target, &info) {
+            masters.insert(terminal);
+            continue;
+        }
         open_file(&target, found, inodes);
         if target == "anon_inode:inotify" {
             found.overlay_watches += watches(&read(&info).unwrap_or_default(), &overlays);
@@ -88,6 +99,16 @@ fn look_at(folder: &Path, found: &mut Process, inodes: &mut BTreeSet<u64>) {
         let Some(at) = line.find(" /dev/").or_else(|| line.find(" anon_inode:")) else { continue };
         open_file(line[at..].trim(), found, inodes);
     }
+}
+
+/// The terminal whose other end is open.
+fn master_of(target: &str, info: &Path) -> Option<Text> {
+    if !target.starts_with("/dev/") || !target.ends_with("ptmx") {
+        return None;
+    }
+    let info = read(info).ok()?;
+    let index = info.lines().find_map(|line| line.strip_prefix("tty-index:"))?;
+    Some(Text::from(format!("/dev/pts/{}", index.trim())))
 }
 
 /// One thing that is open, or mapped, by what /proc calls it.

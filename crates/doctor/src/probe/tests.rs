@@ -244,6 +244,14 @@ fn what_criu_can_not_dump_is_found() {
 }
 
 #[test]
+fn a_terminal_whose_both_ends_are_the_processes_own_can_be_dumped() {
+    let (node, process) = with_process(&["/dev/pts/ptmx", "/dev/pts/0", "/dev/pts/1"]);
+    fs::write(process.join("fdinfo/0"), "pos:\t0\ntty-index:\t0\n").unwrap();
+    let found = process::look(node.path(), ID).unwrap();
+    assert_eq!(found.terminals, [Text::from("/dev/pts/1")].into());
+}
+
+#[test]
 fn an_io_uring_that_is_only_mapped_is_found_too() {
     let (node, process) = with_process(&[]);
     let maps = "7f0-7f1 rw-s 00000000 00:0f 5 anon_inode:[io_uring]\n";
