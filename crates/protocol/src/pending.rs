@@ -75,7 +75,25 @@ fn plan(spec: &Spec, settings: &Settings, seen: &Observation) -> Checked<Plan> {
         alone_allowed(spec, pod)?;
     }
     let plan = alone(spec, settings, pod, container, preflight)?;
-    let Some(queue) = &spec.queue else { return Ok(plan) };
+    let plan = match &spec.queue {
+        Some(queue) => with_queue(spec, settings, seen, queue, pod, plan)?,
+        None => plan,
+    };
+    // The last to be known: whatever else is in the way is told at once.
+    checks_passed(spec, &plan.target_node, preflight)?;
+    Ok(plan)
+}
+
+/// The plan with what the broker says.
+fn with_queue(
+    spec: &Spec,
+    settings: &Settings,
+    seen: &Observation,
+    queue: &str,
+    pod: &Pod,
+    plan: Plan,
+) -> Checked<Plan> {
+    let Some(preflight) = &seen.preflight else { return unknown("the cluster to answer") };
     if seen.acted.is_none() {
         return unknown("the lock on the queue");
     }
@@ -134,7 +152,6 @@ fn alone(
         return no("ContainerNotRunning", format!("container {container} has no status yet"));
     };
     let pin = pin::pin(spec, pod, preflight)?;
-    checks_passed(spec, &target_node, preflight)?;
     Ok(Plan {
         hop: Hop::Only,
         pin,

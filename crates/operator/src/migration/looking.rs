@@ -2,6 +2,7 @@
 //! able to do, and what CRIU will find in the source's processes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Client, ResourceExt};
@@ -11,21 +12,26 @@ use shadow_doctor::gather::{Move, facts_of_move};
 use shadow_protocol::observation::{self, Preflight};
 use shadow_protocol::pending;
 use shadow_protocol::spec::Spec;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::time::Instant;
 
 use super::Migration;
-use crate::act::PATIENCE;
 use crate::problems::sentence;
+
+/// Where the image has to be pulled first, and that takes long, a migration goes on without.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// Annotation of a migration: names of checks that don't refuse it, separated by commas. For who knows
 /// better.
 pub const IGNORED: &str = "migration.ms2m.io/ignore-checks";
 
-/// A look at the way to a node, under way. Who does not wait for it any more lets it end by itself, so
-/// that no pod of it stays.
+/// A look at the way to a node, under way. Who has no need of it any more lets it end by itself, so that
+/// no pod of it stays.
 pub struct Looking {
     target: String,
-    task: JoinHandle<Vec<Finding>>,
+    begun: Instant,
+    findings: oneshot::Receiver<Vec<Finding>>,
 }
 
 /// What came of a look at the way to a node.
@@ -40,6 +46,13 @@ pub struct Looked {
 }
 
 impl Looked {
+    fn nothing(source: &str, target: &str) -> Self {
+        let seconds = LONGEST.as_secs();
+        let doubt =
+            format!("nodes {source} and {target} could not be looked at within {seconds} s");
+        Self { doubts: vec![doubt], ..Self::default() }
+    }
+
     fn of(findings: &[Finding], target: &str, ignored: &BTreeSet<String>) -> Self {
         let mut looked = Self::default();
         let mut unknown: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
@@ -67,7 +80,7 @@ impl Looked {
 
 impl Migration {
     /// Begins to look at the way to the node that would be chosen now.
-    pub(super) fn begin_to_look(&mut self, spec: &Spec, pod: &Pod, found: &Preflight) {
+    fn begin_to_look(&mut self, spec: &Spec, pod: &Pod, found: &Preflight) {
         let from = pod.spec.as_ref().and_then(|it| it.node_name.clone()).unwrap_or_default();
         let Some(target) = pending::target(spec, &from, &found.nodes) else { return };
         let under_way = self.memory.looking.as_ref().is_some_and(|it| it.target == target.name);
@@ -85,12 +98,19 @@ impl Migration {
         let image = (!options.no_probe).then(|| options.transfer_image.clone());
         let nodes = [(*here).clone(), (*there).clone()];
         let asked = ask(cluster.client.clone(), pod.clone(), container, memory, nodes, image);
-        let task = tokio::spawn(asked);
-        self.memory.looking = Some(Looking { target: target.name.clone(), task });
+        let ring = cluster.ring();
+        let (tell, findings) = oneshot::channel();
+        tokio::spawn(async move {
+            // Nobody may listen any more.
+            let _ = tell.send(asked.await);
+            ring();
+        });
+        self.memory.looking =
+            Some(Looking { target: target.name.clone(), begun: Instant::now(), findings });
     }
 
-    /// Goes on until a node is looked at that takes the pod, or there is none.
-    pub(super) async fn look(&mut self, spec: &Spec, pod: &Pod, found: &mut Preflight) {
+    /// Says what has been seen of the node that would be chosen, or looks at it.
+    pub(super) fn look(&mut self, spec: &Spec, pod: &Pod, found: &mut Preflight) {
         let from = pod.spec.as_ref().and_then(|it| it.node_name.clone()).unwrap_or_default();
         while let Some(target) = pending::target(spec, &from, &found.nodes) {
             let target = target.name.clone();
@@ -100,14 +120,12 @@ impl Migration {
             }
             self.begin_to_look(spec, pod, found);
             let Some(looking) = &mut self.memory.looking else { return };
-            // The image may have to be pulled first; meanwhile somebody may think better of it.
-            let Ok(ended) = tokio::time::timeout(PATIENCE, &mut looking.task).await else { return };
+            let mut looked = match looking.findings.try_recv() {
+                Ok(findings) => Looked::of(&findings, &target, &self.ignored()),
+                Err(TryRecvError::Empty) if looking.begun.elapsed() < LONGEST => return,
+                Err(_) => Looked::nothing(&from, &target),
+            };
             self.memory.looking = None;
-            let findings = ended.unwrap_or_else(|error| {
-                tracing::error!(%error, target, "the look at the nodes broke off");
-                Vec::new()
-            });
-            let mut looked = Looked::of(&findings, &target, &self.ignored());
             if self.context.options.no_probe {
                 looked.doubts.clear();
             }

@@ -79,16 +79,10 @@ impl Migration {
         if let Some((pod, seen)) = source {
             self.look_at_volumes(pod, found).await?;
             if seen.problems.is_empty() {
-                self.begin_to_look(spec, pod, found);
+                self.look(spec, pod, found);
             }
         }
-        self.ask_others(spec, source, found).await?;
-        if let Some((pod, seen)) = source
-            && seen.problems.is_empty()
-        {
-            self.look(spec, pod, found).await;
-        }
-        Ok(())
+        self.ask_others(spec, source, found).await
     }
 
     async fn look_at_volumes(&mut self, pod: &Pod, found: &mut Preflight) -> Result<(), Trouble> {
