@@ -1,6 +1,7 @@
 //! The form in which an archive comes: `containerName`, `checkpoint` and `digest`, in this order.
 //!
-//! The sender has to keep a pace, and may not claim to write fields that never end.
+//! The sender has to keep a pace, and may not claim to write fields that never end. Public because it is
+//! fuzzed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +26,7 @@ pub(crate) const AROUND: u64 = 4 * LONGEST_FIELD as u64;
 const MOST_UNREAD: usize = 1 << 20;
 
 /// A form that comes in.
-pub(crate) struct Form {
+pub struct Form {
     parts: Multipart,
     pace: Pace,
     unread: Arc<AtomicUsize>,
@@ -59,7 +60,8 @@ pub(crate) fn bad(why: impl Into<String>) -> No {
 }
 
 impl Form {
-    pub(crate) async fn of(request: Request, patience: Patience) -> Result<Self, No> {
+    /// The form in `request`, whatever else that is.
+    pub async fn of(request: Request, patience: Patience) -> Result<Self, No> {
         let unread = Arc::new(AtomicUsize::new(0));
         let count = unread.clone();
         let counted = move |piece: Result<Bytes, axum::Error>| {
@@ -80,12 +82,12 @@ impl Form {
     }
 
     /// The first field.
-    pub(crate) async fn container(&mut self) -> Result<String, No> {
+    pub async fn container(&mut self) -> Result<String, No> {
         self.short("containerName").await
     }
 
     /// The second one, piece by piece, as long as `to` takes them.
-    pub(crate) async fn archive(&mut self, to: mpsc::Sender<Bytes>) -> Result<(), No> {
+    pub async fn archive(&mut self, to: mpsc::Sender<Bytes>) -> Result<(), No> {
         let mut field = next(&mut self.parts, &self.pace, &self.unread, "checkpoint").await?;
         while let Some(piece) = piece(&mut field, &mut self.pace, &self.unread).await? {
             if to.send(piece).await.is_err() {
@@ -96,7 +98,7 @@ impl Form {
     }
 
     /// The last one.
-    pub(crate) async fn digest(&mut self) -> Result<String, No> {
+    pub async fn digest(&mut self) -> Result<String, No> {
         self.short("digest").await
     }
 

@@ -44,9 +44,9 @@
 //! | 503 | too much goes on, or the API server does not answer |
 //! | 507 | the staging disk is full |
 
-mod answer;
+pub mod answer;
 mod asked;
-mod form;
+pub mod form;
 mod gateways;
 pub mod identity;
 mod listen;
