@@ -46,8 +46,22 @@ pub struct Agents {
 
 /// An order that moves an archive, and what has come of it.
 pub struct Moving {
-    task: tokio::task::JoinHandle<Result<Arrived, String>>,
+    task: tokio::task::JoinHandle<()>,
     pub(crate) outcome: Arc<std::sync::OnceLock<Result<Arrived, String>>>,
+    /// The nodes that take part, and the addresses of their agents.
+    parties: Vec<Party>,
+}
+
+/// A node, and the address of its agent.
+pub type Party = (String, String);
+
+impl Moving {
+    /// An agent that takes part has been replaced: the new one knows nothing of it.
+    pub fn is_orphaned(&self, cluster: &Cluster) -> bool {
+        let replaced =
+            |(node, then): &Party| address(cluster, node).is_some_and(|now| now != *then);
+        self.outcome.get().is_none() && self.parties.iter().any(replaced)
+    }
 }
 
 impl Drop for Moving {
@@ -59,13 +73,22 @@ impl Drop for Moving {
 
 /// Address of the agent on a node: of a pod that is ready.
 pub fn address(cluster: &Cluster, node: &str) -> Option<String> {
+    address_of(cluster, node, is_ready)
+}
+
+/// Address of the agent on a node, ready or not.
+pub fn last_address(cluster: &Cluster, node: &str) -> Option<String> {
+    address(cluster, node).or_else(|| address_of(cluster, node, |_| true))
+}
+
+fn address_of(cluster: &Cluster, node: &str, serves: impl Fn(&Pod) -> bool) -> Option<String> {
     let is_agent = |pod: &Pod| {
         let spec = pod.spec.as_ref();
         pod.namespace().as_deref() == Some(NAMESPACE)
             && pod.labels().get(NAME.0).is_some_and(|name| name == NAME.1)
             && spec.and_then(|spec| spec.node_name.as_deref()) == Some(node)
             && pod.metadata.deletion_timestamp.is_none()
-            && is_ready(pod)
+            && serves(pod)
     };
     let found = cluster.pods.state_filter(is_agent);
     let ip = found.first()?.status.as_ref()?.pod_ip.clone()?;
@@ -124,14 +147,16 @@ impl Agents {
         agent.order(method, path, order, QUICK).await.map_err(|error| trouble(&error))
     }
 
-    /// An order that moves an archive. When there is an answer, `done` is called.
+    /// An order that moves an archive, to the first of the `parties`. When there is an answer, `done` is
+    /// called.
     pub async fn move_archive(
         &self,
-        address: &str,
+        parties: Vec<Party>,
         path: &'static str,
         order: impl Serialize + Send + Sync + 'static,
         done: impl FnOnce() + Send + 'static,
     ) -> Result<Moving, Trouble> {
+        let address = parties.first().map(|(_, address)| address.as_str()).unwrap_or_default();
         let agent = self.at(address).await?;
         let outcome = Arc::new(std::sync::OnceLock::new());
         let told = outcome.clone();
@@ -142,12 +167,10 @@ impl Agents {
                 .with_max_delay(Duration::from_secs(2))
                 .with_max_times(RETRIES);
             let answer = ask.retry(pauses).when(Error::is_passing).await;
-            let answer = answer.map_err(|error| chain(&error));
-            let _ = told.set(answer.clone());
+            let _ = told.set(answer.map_err(|error| chain(&error)));
             done();
-            answer
         });
-        Ok(Moving { task, outcome })
+        Ok(Moving { task, outcome, parties })
     }
 
     /// A token that brings one checkpoint.

@@ -24,7 +24,7 @@ use shadow_protocol::phase::{Phase, Plan, Reached};
 use shadow_protocol::spec::Transfer;
 
 use crate::act::{Hands, Outcome, created, kube_trouble, not_found};
-use crate::agents::{self, Agents, Moving};
+use crate::agents::{self, Agents, Moving, Party};
 use crate::observe::chain;
 use crate::secret;
 use crate::transfer_job::{Destination, JobPlan, job_name, short, transfer_job};
@@ -66,22 +66,22 @@ impl Hands<'_> {
         let there = self.cluster.job(&self.namespace(), &job_name(self.migration)).is_some();
         let sender = self.agent_on(&plan.source_node).filter(|_| !there);
         match (plan.transfer, sender) {
-            (Transfer::Registry, Some((agents, address))) => self.push(agents, &address).await,
+            (Transfer::Registry, Some((agents, source))) => self.push(agents, source).await,
             (Transfer::Registry, None) => self.create_job(None).await,
             (Transfer::Direct, sender) => {
                 let (agents, target) =
                     self.agent_on(&plan.target_node).ok_or_else(|| no_agent(&plan.target_node))?;
                 match sender {
-                    Some((_, source)) if source == target => self.load(agents, &target).await,
-                    Some((_, source)) => self.send(agents, &source, target).await,
-                    None => self.send_by_job(agents, target).await,
+                    Some((_, source)) if source == target => self.load(agents, target).await,
+                    Some((_, source)) => self.send(agents, source, target).await,
+                    None => self.send_by_job(agents, target.1).await,
                 }
             }
         }
     }
 
-    fn agent_on(&self, node: &str) -> Option<(&Agents, String)> {
-        Some((self.agents?, agents::address(self.cluster, node)?))
+    fn agent_on(&self, node: &str) -> Option<(&Agents, Party)> {
+        Some((self.agents?, (node.to_owned(), agents::address(self.cluster, node)?)))
     }
 
     /// Unique for each hop.
@@ -121,7 +121,7 @@ impl Hands<'_> {
         })
     }
 
-    async fn push(&self, agents: &Agents, address: &str) -> Result<Outcome, Trouble> {
+    async fn push(&self, agents: &Agents, source: Party) -> Result<Outcome, Trouble> {
         let plan = self.plan()?;
         let order = PushOrder {
             transfer: self.transfer_name(hop(plan)),
@@ -131,7 +131,7 @@ impl Hands<'_> {
             docker_config: self.docker_config().await?,
         };
         let ring = self.cluster.ring();
-        agents.move_archive(address, "/registry-push", order, ring).await.map(Outcome::Moving)
+        agents.move_archive(vec![source], "/registry-push", order, ring).await.map(Outcome::Moving)
     }
 
     async fn docker_config(&self) -> Result<Option<String>, Trouble> {
@@ -146,7 +146,7 @@ impl Hands<'_> {
         })
     }
 
-    async fn load(&self, agents: &Agents, address: &str) -> Result<Outcome, Trouble> {
+    async fn load(&self, agents: &Agents, target: Party) -> Result<Outcome, Trouble> {
         let plan = self.plan()?;
         let order = LoadOrder {
             transfer: self.transfer_name(hop(plan)),
@@ -154,29 +154,29 @@ impl Hands<'_> {
             origin: self.origin(plan, self.carried_pod(plan)),
         };
         let ring = self.cluster.ring();
-        agents.move_archive(address, "/local-load", order, ring).await.map(Outcome::Moving)
+        agents.move_archive(vec![target], "/local-load", order, ring).await.map(Outcome::Moving)
     }
 
     /// The token is in the hands of operator and sender only; the target's agent knows its digest.
     async fn send(
         &self,
         agents: &Agents,
-        source: &str,
-        target: String,
+        source: Party,
+        target: Party,
     ) -> Result<Outcome, Trouble> {
         let plan = self.plan()?;
         let token = agents.sender_token().await?;
         let sha256 = format!("{:x}", Sha256::digest(token.as_bytes()));
-        self.expect(agents, &target, Sender::Token { sha256 }).await?;
+        self.expect(agents, &target.1, Sender::Token { sha256 }).await?;
         let order = SendOrder {
             transfer: self.transfer_name(hop(plan)),
             tar_path: self.archive()?,
             origin: self.origin(plan, self.carried_pod(plan)),
-            agent: target,
+            agent: target.1.clone(),
             token,
         };
-        let ring = self.cluster.ring();
-        agents.move_archive(source, "/send", order, ring).await.map(Outcome::Moving)
+        let (parties, ring) = (vec![source, target], self.cluster.ring());
+        agents.move_archive(parties, "/send", order, ring).await.map(Outcome::Moving)
     }
 
     async fn send_by_job(&self, agents: &Agents, target: String) -> Result<Outcome, Trouble> {
@@ -252,17 +252,24 @@ impl Hands<'_> {
             since: if keep { i64::MAX } else { self.begun() },
         };
         let target = (plan.target_node != source).then_some(plan.target_node.as_str());
-        let agents = std::iter::once(source).chain(target).filter_map(|node| self.agent_on(node));
-        let forgets = agents.map(|(agents, address)| {
-            let order = &order;
-            async move { agents.forget(&address, order).await }
-        });
+        let forgets = std::iter::once(source).chain(target).map(|node| self.forget(node, &order));
         let removal = async {
             if !keep && plan.transfer == Transfer::Registry {
                 self.remove_image(&self.image_name(plan, pod)).await;
             }
         };
         futures::future::join(futures::future::join_all(forgets), removal).await;
+    }
+
+    /// Also by an agent that is not ready: it may be able to do that much.
+    async fn forget(&self, node: &str, order: &ForgetOrder) {
+        let Some(agents) = self.agents else { return };
+        if let Some(address) = agents::last_address(self.cluster, node) {
+            agents.forget(&address, order).await;
+        } else {
+            // Where a Job did its work, it has cleaned up itself.
+            tracing::info!(node, "no agent to remove what is left of the transfer");
+        }
     }
 
     async fn remove_image(&self, image: &str) {

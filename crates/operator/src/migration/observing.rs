@@ -32,6 +32,10 @@ impl Migration {
             Some(observe::pod(cluster, &found, spec.container.as_deref(), &name))
         };
         let plan = state.phase.plan();
+        // What an agent had been told went with its pod: the step begins again, with the new one.
+        if self.memory.moving.as_ref().is_some_and(|moving| moving.is_orphaned(cluster)) {
+            self.memory.next_step();
+        }
         let mut source = pod(plan.map_or(&spec.source_pod, |plan| &plan.source_pod));
         let called = source.as_ref().map(|source| source.called(&spec.source_pod));
         let target = target_name(called.unwrap_or(Called::plainly(&spec.source_pod)));
