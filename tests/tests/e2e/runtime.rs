@@ -125,7 +125,14 @@ fn a_node_whose_runtime_has_no_criu_is_refused_and_else_rolled_back() -> anyhow:
         let without = WithoutCriu::on(&cluster.lab, &there)?;
         wait_for_runtime(cluster, &there).await?;
         let words = format!("check restore of node {there}: CRI-O's enable_criu_support is false");
-        let refused = untouched.refuses(untouched.manifest(), "TargetNodeRefuses", &words).await;
+        let refused = async {
+            untouched.refuses(untouched.manifest(), "TargetNodeRefuses", &words).await?;
+            // It is not chosen either, and there is no other.
+            let mut any = untouched.manifest();
+            any["spec"].as_object_mut().map(|spec| spec.remove("targetNode"));
+            untouched.refuses(any, "NoTargetNode", &here).await
+        };
+        let refused = Box::pin(refused).await;
         drop(without);
         wait_for_runtime(cluster, &there).await?;
         refused?;

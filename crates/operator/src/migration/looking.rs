@@ -53,7 +53,7 @@ impl Looked {
         Self { doubts: vec![doubt], ..Self::default() }
     }
 
-    fn of(findings: &[Finding], target: &str, ignored: &BTreeSet<String>) -> Self {
+    fn of(findings: &[Finding], target: &str, ignored: &BTreeSet<String>, asked: bool) -> Self {
         let mut looked = Self::default();
         let mut unknown: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
         let there = format!("node {target}");
@@ -64,7 +64,10 @@ impl Looked {
                 Verdict::Failure if ignored.contains(*check) => looked.doubts.push(words),
                 Verdict::Failure if *subject == there => looked.target.push(words),
                 Verdict::Failure => looked.source.push(words),
-                Verdict::Unknown => unknown.entry((subject, reason)).or_default().push(check),
+                // Who asked for no look at the nodes knows that.
+                Verdict::Unknown if asked => {
+                    unknown.entry((subject, reason)).or_default().push(check);
+                }
                 // The volumes are looked at elsewhere, and what is in them.
                 Verdict::Warning if *check != "volumes" => looked.doubts.push(words),
                 _ => {}
@@ -120,15 +123,13 @@ impl Migration {
             }
             self.begin_to_look(spec, pod, found);
             let Some(looking) = &mut self.memory.looking else { return };
-            let mut looked = match looking.findings.try_recv() {
-                Ok(findings) => Looked::of(&findings, &target, &self.ignored()),
+            let asked = !self.context.options.no_probe;
+            let looked = match looking.findings.try_recv() {
+                Ok(findings) => Looked::of(&findings, &target, &self.ignored(), asked),
                 Err(TryRecvError::Empty) if looking.begun.elapsed() < LONGEST => return,
                 Err(_) => Looked::nothing(&from, &target),
             };
             self.memory.looking = None;
-            if self.context.options.no_probe {
-                looked.doubts.clear();
-            }
             self.memory.looked.insert(target, looked);
             self.add_problems(&mut found.nodes);
         }
@@ -193,7 +194,7 @@ mod tests {
             finding("restore", "node b", Verdict::Unknown),
         ];
         let ignored = BTreeSet::from(["cpu-features".to_owned()]);
-        let looked = Looked::of(&findings, "b", &ignored);
+        let looked = Looked::of(&findings, "b", &ignored, true);
         assert_eq!(looked.target, ["check kernel of node b: it is so; mend it"]);
         assert_eq!(
             looked.source,
@@ -209,5 +210,7 @@ mod tests {
                 "not known of node b: criu, restore: it is so"
             ]
         );
+        let looked = Looked::of(&findings, "b", &ignored, false);
+        assert_eq!(looked.doubts, ["check cpu-features of node b: it is so; mend it"]);
     }
 }

@@ -1,14 +1,14 @@
-//! What sealing the staging disk costs: `cargo test --release -p shadow-agent --test cost -- --ignored
-//! --nocapture`.
+//! What sealing the staging disk costs: `cargo bench -p shadow-agent`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "what fails here is the test"
+    reason = "what fails here is the measurement"
 )]
 
 #[path = "../../checkpoint/tests/registry/archive.rs"]
 mod archive;
+#[path = "../tests/rig/mod.rs"]
 mod rig;
 
 use std::time::{Duration, Instant};
@@ -19,9 +19,8 @@ use rig::{Node, SENDER, World};
 const ARCHIVE: u64 = 256 << 20;
 const ROUNDS: usize = 15;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "it measures"]
-async fn sealing_costs_little() {
+#[tokio::main(worker_threads = 2)]
+async fn main() {
     let world = World::new();
     let node = async |plain| {
         let change = |settings: &mut shadow_agent::Settings| {
