@@ -62,6 +62,10 @@ pub struct StatefulMigrationStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_bytes: Option<u64>,
 
+    /// How many operators have led before the one that wrote this, and that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leader_generation: Option<i32>,
+
     /// When the migration began: RFC 3339 with milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<String>,

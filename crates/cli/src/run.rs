@@ -90,6 +90,10 @@ pub struct OperatorArgs {
     /// The operator's token for the node agents, audience ms2m-agent; absent: they are not used.
     #[arg(long, env = "SHADOW_AGENT_TOKEN")]
     agent_token: Option<PathBuf>,
+    /// By which this process is known among the operators, of which one leads: its pod's name. Empty: it leads
+    /// always, and must be the only one.
+    #[arg(long, env = "SHADOW_IDENTITY", default_value = "")]
+    identity: String,
     /// Address of /healthz and /readyz; empty: none.
     #[arg(long, env = "SHADOW_HEALTH", default_value = "")]
     health: String,
@@ -138,6 +142,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         no_probe: args.no_probe,
         registry_secret: args.registry_secret,
         keep_checkpoints: args.keep_checkpoints,
+        identity: identity(&args.identity),
         protocol: Settings { pause_budget_ms: args.pause_budget, ..Settings::default() },
         health,
     };
@@ -149,6 +154,13 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     };
     shadow_operator::run(outside, options, stop()).await?;
     Ok(())
+}
+
+/// A pod's container that is started again is another one.
+fn identity(name: &str) -> Option<String> {
+    let begun = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let begun = begun.unwrap_or_default().as_millis();
+    (!name.is_empty()).then(|| format!("{name}-{begun}"))
 }
 
 /// Resolves on SIGTERM or Ctrl-C; from its first poll on, neither ends the process.

@@ -18,6 +18,7 @@ pub mod cluster;
 mod decide;
 mod health;
 mod kubelet;
+pub mod leader;
 mod migration;
 mod observe;
 mod pin;
@@ -51,6 +52,7 @@ use tokio::task::JoinSet;
 
 use agents::Agents;
 use cluster::Cluster;
+use leader::Candidate;
 use migration::Context;
 use registry::Registry;
 use settings::Options;
@@ -96,18 +98,47 @@ pub async fn run(
     let cluster = Cluster::watch(client.clone()).await?;
     let reporter = Reporter { controller: "shadow-operator".to_owned(), instance: None };
     let recorder = Recorder::new(client.clone(), reporter);
-    let certificates = keep_certificates(agents.is_some().then(|| client.clone()));
-    let context = Arc::new(Context { cluster, connector, registry, agents, options, recorder });
     ready.set();
-    tracing::info!("watching migrations");
+    tracing::info!("watching the cluster");
+    let work = |generation| {
+        let context = Arc::new(Context {
+            cluster: cluster.clone(),
+            connector: connector.clone(),
+            registry: registry.clone(),
+            agents: agents.clone(),
+            options: options.clone(),
+            recorder: recorder.clone(),
+            generation,
+        });
+        work(client.clone(), context)
+    };
+    let candidate = options.identity.clone().map(|it| Candidate::new(client.clone(), it));
+    let leading = Box::pin(async {
+        match &candidate {
+            Some(candidate) => Box::pin(candidate.lead(work)).await,
+            None => work(0).await,
+        }
+    });
     tokio::select! {
         biased;
         () = stop => tracing::info!("stopping"),
-        () = revive::keep(context.cluster.clone()) => {}
-        () = drive(client, context) => {}
-        () = certificates => {}
+        () = leading => {}
+    }
+    if let Some(candidate) = &candidate {
+        candidate.resign().await;
     }
     Ok(())
+}
+
+/// What only the one that leads does.
+async fn work(client: Client, context: Arc<Context>) {
+    let certificates = keep_certificates(context.agents.is_some().then(|| client.clone()));
+    tokio::select! {
+        biased;
+        () = revive::keep(context.cluster.clone()) => {}
+        () = drive(client, context.clone()) => {}
+        () = certificates => {}
+    }
 }
 
 async fn keep_certificates(client: Option<Client>) {

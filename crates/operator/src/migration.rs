@@ -62,6 +62,8 @@ pub struct Context {
     pub options: Options,
     /// Events.
     pub recorder: kube::runtime::events::Recorder,
+    /// How many have led before, and this one: see `leader.rs`.
+    pub generation: i32,
 }
 
 /// What a new leader would find out by itself.
@@ -181,6 +183,10 @@ impl Migration {
     }
 
     async fn cycle(&mut self) -> After {
+        if self.led_by() > self.context.generation {
+            tracing::warn!("another operator leads");
+            return After::Stop;
+        }
         let state = match mapping::stored(&self.object) {
             Ok(Some(state)) => state,
             Ok(None) => return self.begin().await,
@@ -189,6 +195,12 @@ impl Migration {
                 return After::Sleep(BACKOFF.1);
             }
         };
+        // From now on whoever led before can write nothing here.
+        if self.led_by() < self.context.generation
+            && let Err(unwritten) = self.write(self.object.clone()).await
+        {
+            return self.unwritten(unwritten);
+        }
         let spec = mapping::spec(&self.object);
         let seen = self.observe(&spec, &state).await;
         let protocol = &self.context.options.protocol;
@@ -201,12 +213,11 @@ impl Migration {
                     self.memory.unanswered = None;
                     self.act(&spec, &decision).await
                 }
-                Err(Unwritten::Stale) => After::Sleep(Duration::ZERO),
-                Err(Unwritten::Gone) => After::Stop,
-                Err(Unwritten::Failed(trouble)) => {
-                    self.memory.unanswered = Some(decision.state);
-                    self.memory.fail(trouble);
-                    After::Sleep(self.memory.backoff())
+                Err(unwritten) => {
+                    if let Unwritten::Failed(_) = &unwritten {
+                        self.memory.unanswered = Some(decision.state);
+                    }
+                    self.unwritten(unwritten)
                 }
             };
         }
@@ -215,6 +226,22 @@ impl Migration {
             return self.rest(&state, &decision).await;
         }
         self.act(&spec, &decision).await
+    }
+
+    fn unwritten(&mut self, why: Unwritten) -> After {
+        match why {
+            Unwritten::Stale => After::Sleep(Duration::ZERO),
+            Unwritten::Gone => After::Stop,
+            Unwritten::Failed(trouble) => {
+                self.memory.fail(trouble);
+                After::Sleep(self.memory.backoff())
+            }
+        }
+    }
+
+    /// The generation of the operator that wrote last.
+    fn led_by(&self) -> i32 {
+        self.object.status.as_ref().and_then(|status| status.leader_generation).unwrap_or(0)
     }
 
     /// The first write: the finalizer and the state, before anything is looked at.
@@ -371,8 +398,10 @@ impl Migration {
         Ok(())
     }
 
-    async fn write(&mut self, object: StatefulMigration) -> Result<(), Unwritten> {
+    async fn write(&mut self, mut object: StatefulMigration) -> Result<(), Unwritten> {
         let name = object.name_any();
+        let led = self.context.generation;
+        object.status.get_or_insert_default().leader_generation = (led > 0).then_some(led);
         let api = self.api();
         let params = PostParams::default();
         let writing = api.replace_status(&name, &params, &object);

@@ -16,6 +16,8 @@ pub struct Options {
     pub keep_checkpoints: bool,
     /// The protocol's settings.
     pub protocol: Settings,
+    /// By which it is known among operators, one of which leads; absent: it leads always.
+    pub identity: Option<String>,
     /// Address of the health endpoint; absent: none.
     pub health: Option<std::net::SocketAddr>,
 }

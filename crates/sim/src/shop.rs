@@ -135,6 +135,7 @@ impl Shop {
             registry_secret: None,
             keep_checkpoints: false,
             protocol: Settings::default(),
+            identity: Some(client.to_owned()),
             health: None,
         };
         let shop = self.clone();
