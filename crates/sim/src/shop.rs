@@ -69,6 +69,12 @@ struct Notes {
     violations: Vec<String>,
     /// When pods have died by a fault.
     died: BTreeMap<String, Time>,
+    /// Names of the operators that have been started.
+    operators: Vec<String>,
+    /// And of those that don't reach the API server.
+    isolated: Vec<String>,
+    /// Those that run.
+    working: Vec<JoinHandle<()>>,
     /// Until then a webhook that everybody must ask does not answer.
     silent_until: u64,
 }
@@ -145,6 +151,20 @@ impl Shop {
         })
     }
 
+    fn start_operator(&self) {
+        let name = format!("operator-{}", self.notes().operators.len());
+        let works = self.operator(&name);
+        let mut notes = self.notes();
+        notes.operators.push(name);
+        notes.working.push(works);
+    }
+
+    fn end_operators(&self) {
+        for operator in self.notes().working.drain(..) {
+            operator.abort();
+        }
+    }
+
     /// The state of a migration as stored, if it has one.
     fn state(&self, name: &str) -> Option<State> {
         let object = self.kube.get("statefulmigrations", NAMESPACE, name)?;
@@ -158,19 +178,17 @@ impl Shop {
             tokio::spawn(self.applications.clone().publish_on(publisher));
         }
         let mut kills = self.plan_faults();
-        let mut operator = self.operator("operator-0");
+        self.start_operator();
         let asked = self.kube.create(wish(&self.source, "move", &self.plan.scenario));
         if let Err(refusal) = asked {
             self.notes().violations.push(format!("the wish was refused: {refusal}"));
         }
         let killed = async {
-            let mut count = 0;
             while let Some(away) = kills.recv().await {
                 self.note(|| format!("the operator is killed, and away for {away} ms"));
-                operator.abort();
+                self.end_operators();
                 sleep(Duration::from_millis(away)).await;
-                count += 1;
-                operator = self.operator(&format!("operator-{count}"));
+                self.start_operator();
             }
             std::future::pending::<()>().await;
         };
@@ -185,7 +203,7 @@ impl Shop {
         }
         let at = clock::now().since(START);
         self.rest().await;
-        operator.abort();
+        self.end_operators();
         self.let_go();
         Verdict::of(&self, at)
     }

@@ -128,6 +128,18 @@ fn an_operator_that_dies_at_any_request_is_followed_by_another() {
     }
 }
 
+/// Whoever led before writes nothing any more, and lets go of the broker.
+#[test]
+fn an_operator_that_is_cut_off_is_followed_by_the_one_that_stands_by() {
+    for (plan, step) in ordinary() {
+        for at in (0..8_000).step_by(150 * step) {
+            for lasts in [2_000, 20_000] {
+                assert_clean(&with(&plan, Fault::Isolated(at, lasts)));
+            }
+        }
+    }
+}
+
 #[test]
 fn an_operator_that_dies_at_a_call_of_the_broker_is_followed_by_another() {
     for (plan, _) in ordinary() {

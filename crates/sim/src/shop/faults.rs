@@ -58,6 +58,13 @@ impl Shop {
                         shop.away(targets, lasts).await;
                     });
                 }
+                Fault::Isolated(at, lasts) => {
+                    let lasts = Duration::from_millis(lasts);
+                    tokio::spawn(async move {
+                        sleep(Duration::from_millis(at)).await;
+                        shop.isolate(lasts).await;
+                    });
+                }
                 Fault::Request(..)
                 | Fault::Broker(..)
                 | Fault::Killed { .. }
@@ -72,6 +79,9 @@ impl Shop {
         let mut count = 0;
         let asked = clock::now();
         self.kube.set_faults(Box::new(move |call: &kube::Call| {
+            if shop.notes().isolated.contains(&call.client) {
+                return Fate::Refuse(Failure::Reset);
+            }
             if call.verb == Verb::Watch {
                 return Fate::Pass;
             }
@@ -139,6 +149,18 @@ impl Shop {
             }
             memory::Fault::Pass
         }));
+    }
+
+    /// Whoever works by then goes on believing that it leads, until it notices.
+    async fn isolate(&self, lasts: Duration) {
+        let before: Vec<String> = self.notes().operators.clone();
+        self.note(|| format!("FAULT {before:?} are isolated"));
+        self.notes().isolated.extend(before.clone());
+        self.kube.cut_watches(None);
+        self.start_operator();
+        sleep(lasts).await;
+        self.note(|| format!("{before:?} are back"));
+        self.notes().isolated.retain(|name| !before.contains(name));
     }
 
     async fn away(&self, targets: bool, lasts: Duration) {

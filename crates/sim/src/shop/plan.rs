@@ -77,6 +77,9 @@ pub enum Fault {
     ApiDown(u64, u64),
     /// All watches end, and the past is forgotten.
     WatchesCut(u64),
+    /// The operator that leads reaches the API server no more, from then for so long, and another one
+    /// stands by.
+    Isolated(u64, u64),
     /// A node is cut off from then for so long: the target's, or the source's.
     NodeAway {
         /// The target's node.
@@ -150,7 +153,10 @@ fn fault(rng: &mut Rng, hops: u64) -> Fault {
             let fault = WORLD_FAULTS[rng.usize(..WORLD_FAULTS.len())];
             Fault::World(early(rng, DURATION), fault)
         }
-        8 if rng.bool() => Fault::ApiDown(early(rng, DURATION), rng.u64(100..20_000)),
+        8 if rng.bool() => {
+            let (at, lasts) = (early(rng, DURATION), rng.u64(100..20_000));
+            if rng.bool() { Fault::ApiDown(at, lasts) } else { Fault::Isolated(at, lasts) }
+        }
         8 => Fault::WatchesCut(early(rng, DURATION)),
         _ => {
             let (targets, at) = (rng.u8(..3) > 0, early(rng, DURATION));
