@@ -27,6 +27,7 @@ mod oci;
 mod parts;
 mod pki;
 mod plan;
+mod power;
 mod preflight;
 mod progress;
 mod record;

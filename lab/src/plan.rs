@@ -81,14 +81,18 @@ pub fn control_links(nodes: &[Node], pids: &[u32]) -> String {
          route add {SERVICE_NETWORK} dev br0\n"
     );
     nodes.iter().zip(pids).fold(bridge, |batch, (node, pid)| {
-        let (cable, network, ip) = (node.cable(), node.pod_network(), node.ip());
-        batch
-            + &format!(
-                "link add {cable} type veth peer name eth0 netns {pid}\n\
-                 link set {cable} master br0 up\n\
-                 route add {network} via {ip}\n"
-            )
+        let (network, ip) = (node.pod_network(), node.ip());
+        batch + &cable_to(*node, *pid) + &format!("route add {network} via {ip}\n")
     })
+}
+
+/// `ip -batch` input for the control machine: the cable to one node.
+pub fn cable_to(node: Node, pid: u32) -> String {
+    let cable = node.cable();
+    format!(
+        "link add {cable} type veth peer name eth0 netns {pid}\n\
+         link set {cable} master br0 up\n"
+    )
 }
 
 /// `ip -batch` input for one node: its address, and routes to everyone else's pods.

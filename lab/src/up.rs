@@ -137,7 +137,7 @@ fn join_machines(record: &Record) -> Result<()> {
     Ok(())
 }
 
-fn link(machine: &Machine, batch: &str) -> Result<()> {
+pub(crate) fn link(machine: &Machine, batch: &str) -> Result<()> {
     let what = format!("connect the machine {}", machine.name);
     run_with_input(&what, machine.network_command("ip").args(["-batch", "-"]), batch)?;
     Ok(())
@@ -191,18 +191,23 @@ fn push_pause(lab: &Lab, pause: &Path) -> Result<()> {
 
 fn start_nodes(lab: &Lab) -> Result<()> {
     for node in lab.nodes() {
-        let log = lab.log(&node, "crio");
-        let socket = lab.machine(&node)?;
-        wait::until(&format!("CRI-O on {node}"), READY, &log, || {
-            let path = format!("/proc/{}/root/run/crio/crio.sock", socket.pid());
-            Ok(Path::new(&path).exists())
-        })?;
-        lab.start(&node, "kubelet")?;
-        lab.start(&node, "kube-proxy")?;
+        start_node(lab, &node)?;
     }
     // It wants a Node object to start with.
     lab.start(CONTROL, "kube-proxy")?;
     nodes_ready(lab)
+}
+
+/// Starts what needs the node's runtime, once that runs.
+pub(crate) fn start_node(lab: &Lab, node: &str) -> Result<()> {
+    let log = lab.log(node, "crio");
+    let machine = lab.machine(node)?;
+    wait::until(&format!("CRI-O on {node}"), READY, &log, || {
+        let path = format!("/proc/{}/root/run/crio/crio.sock", machine.pid());
+        Ok(Path::new(&path).exists())
+    })?;
+    lab.start(node, "kubelet")?;
+    lab.start(node, "kube-proxy")
 }
 
 /// Waits for what serves last, and for the account that pods run as.

@@ -18,9 +18,15 @@ use shadow_lab::Lab;
 /// The node agents' manifest.
 const AGENTS: &str = "config/daemonset/ms2m-agent.yaml";
 
+const SHADOW: &str = "shadow/shadow";
+
 /// Image of the operator and the transfer Job, as nodes name it.
 pub fn operator_image() -> String {
-    format!("{}/shadow/shadow:dev", shadow_lab::REGISTRY_NAME)
+    lab_image(SHADOW)
+}
+
+fn lab_image(name: &str) -> String {
+    format!("{}/{name}:dev", shadow_lab::REGISTRY_NAME)
 }
 
 /// The running lab, seen from inside its network.
@@ -111,9 +117,27 @@ impl Cluster {
 
     /// Installs the CRD, the rights and the operator from `config/`, and waits until it is ready.
     pub async fn install_operator(&self) -> anyhow::Result<()> {
+        self.install_operator_of(SHADOW, &[]).await
+    }
+
+    /// As [`Cluster::install_operator`], from another image and with these variables.
+    pub async fn install_operator_of(
+        &self,
+        image: &str,
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<()> {
         self.apply("config/crd/bases/migration.ms2m.io_statefulmigrations.yaml", |_| {}).await?;
         self.apply("config/rbac/role.yaml", |_| {}).await?;
-        self.apply("config/manager/manager.yaml", use_lab_image).await?;
+        let edit = |document: &mut Value| {
+            use_lab_image(document);
+            let container = document.pointer_mut("/spec/template/spec/containers/0");
+            let Some(container) = container else { return };
+            container["image"] = json!(lab_image(image));
+            for (name, value) in variables {
+                set_env(container, name, value);
+            }
+        };
+        self.apply("config/manager/manager.yaml", edit).await?;
         // The tag is the same after a rebuild: the pod has to be a new one.
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), "ms2m-system");
         pods.delete_collection(&DeleteParams::default().grace_period(1), &ListParams::default())
@@ -196,6 +220,16 @@ impl Cluster {
             (Some(pod), 0) => Ok(pod),
             (_, others) => bail!("{} pods of app {app}, expected one", others + 1),
         }
+    }
+
+    /// Kills the first container's process in a pod from its node.
+    pub fn kill_container(&self, pod: &Pod, node: &str) -> anyhow::Result<()> {
+        let statuses = pod.status.as_ref().and_then(|it| it.container_statuses.as_ref());
+        let id = statuses.and_then(|list| list.first()?.container_id.as_deref());
+        let id = id.with_context(|| format!("pod {} runs no container", pod.name_any()))?;
+        let id = id.trim_start_matches("cri-o://");
+        self.lab.exec(node, &["crun", "--root", "/run/crun", "kill", id, "KILL"])?;
+        Ok(())
     }
 
     /// `http://<address of the pod>:8080`.

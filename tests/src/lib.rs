@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod broker;
 pub mod cases;
+pub mod chaos;
 pub mod cluster;
 pub mod http;
 pub mod migrate;

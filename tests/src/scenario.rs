@@ -90,7 +90,7 @@ pub async fn move_pod(
     }
     manifest["spec"]["messageQueueConfig"]["queueName"] = before["queue"].clone();
     migrate::create(cluster, manifest).await?;
-    let mut watched = Watched { serving: Some(source_url.clone()), ..Watched::default() };
+    let mut watched = Watched::of(&source_url);
     let source = Source::default();
     let follow = migrate::follow(cluster, &name, PATIENCE, async |object| {
         show(object);
@@ -106,17 +106,23 @@ pub async fn move_pod(
 
 /// What the copies' own clocks say while a pod moves.
 #[derive(Default)]
-struct Watched {
+pub(crate) struct Watched {
     /// Whose clock of waiting messages counts; absent while a source is making room.
     serving: Option<String>,
     last_phase: String,
     switched: bool,
-    pause_ms: u64,
+    /// The longest time in which messages waited and no copy applied one.
+    pub(crate) pause_ms: u64,
     ages: (u64, u64),
 }
 
 impl Watched {
-    async fn look(
+    /// The one at this address serves.
+    pub(crate) fn of(url: &str) -> Self {
+        Self { serving: Some(url.to_owned()), ..Self::default() }
+    }
+
+    pub(crate) async fn look(
         &mut self,
         cluster: &Cluster,
         object: &StatefulMigration,
@@ -165,7 +171,7 @@ impl Watched {
 
 /// A source that makes room before its copy comes.
 #[derive(Default)]
-struct Source {
+pub(crate) struct Source {
     going: AtomicBool,
     /// When it last answered, in Unix milliseconds.
     heard: AtomicU64,
@@ -263,7 +269,7 @@ pub async fn reset_probe(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn stop_producer(cluster: &Cluster) -> anyhow::Result<Value> {
+pub(crate) async fn stop_producer(cluster: &Cluster) -> anyhow::Result<Value> {
     let pod = cluster.pod_of("producer").await?;
     let stats = http::post(&format!("{}/stop", Cluster::url(&pod)?)).await?;
     if number(&stats, "/totals/unconfirmed") > 0 {

@@ -137,8 +137,21 @@ impl Workload {
             Ok((pods.len() == self.replicas as usize).then_some(()))
         })
         .await?;
+        self.deploy_load(cluster, None).await
+    }
+
+    /// Deploys publishers and probe, on this node if it is named.
+    pub async fn deploy_load(&self, cluster: &Cluster, node: Option<&str>) -> anyhow::Result<()> {
+        let place = |object: &mut Value| {
+            let pod = if object["kind"] == "Pod" { object } else { &mut object["spec"]["template"] };
+            pod["spec"]["nodeSelector"] = match node {
+                Some(node) => json!({ "kubernetes.io/hostname": node }),
+                None => Value::Null,
+            };
+        };
         cluster
             .apply(&format!("{FOLDER}/producer.yaml"), |object| {
+                place(object);
                 edit(object, |container| {
                     set_env(container, "RATE", &self.rate.to_string());
                     set_env(container, "PUBLISHERS", &self.publishers.to_string());
@@ -151,7 +164,21 @@ impl Workload {
             if !self.probe {
                 return Ok(());
             }
-            cluster.apply(&format!("{FOLDER}/probe.yaml"), |object| edit(object, |_| {})).await?;
+            if node.is_some() {
+                let now = DeleteParams::default().grace_period(0);
+                let label = ListParams::default().labels("app=probe");
+                cluster.pods().delete_collection(&now, &label).await?;
+            }
+            let file = format!("{FOLDER}/probe.yaml");
+            let placed = |object: &mut Value| {
+                place(object);
+                edit(object, |_| {});
+            };
+            // The one before may still be there.
+            wait_for("the probe to be created", Duration::from_mins(1), async || {
+                Ok(Some(cluster.apply(&file, placed).await?))
+            })
+            .await?;
             wait_for("the probe to be ready", Duration::from_mins(1), async || {
                 Ok(is_ready(&cluster.pod_of("probe").await?).then_some(()))
             })

@@ -36,6 +36,9 @@ enum Which {
     Workload,
     /// The Python consumer
     Python,
+    /// The operator that dies where a test tells it to; never of use elsewhere
+    Failpoints,
+    /// All but that
     All,
 }
 
@@ -74,6 +77,20 @@ pub fn push_all(lab: &Lab) -> anyhow::Result<()> {
     push_to_lab(&build(Which::All)?, lab)
 }
 
+/// As [`push_all`], and the operator that dies where it is told to.
+pub fn push_all_for_chaos(lab: &Lab) -> anyhow::Result<()> {
+    push_all(lab)?;
+    push_to_lab(&build(Which::Failpoints)?, lab)
+}
+
+fn shadow_image(name: &'static str, bin: &Path, folder: &Path) -> anyhow::Result<Image> {
+    Ok(Image {
+        name,
+        layers: vec![layer::program(&bin.join("shadow"), true, folder)?],
+        config: json!({ "Entrypoint": ["/shadow"], "User": USER }),
+    })
+}
+
 fn push_to_lab(images: &[Image], lab: &Lab) -> anyhow::Result<()> {
     let registry = lab.registry();
     std::thread::scope(|scope| {
@@ -101,18 +118,20 @@ async fn push(images: &[Image], registry: &str) -> anyhow::Result<()> {
 fn build(which: Which) -> anyhow::Result<Vec<Image>> {
     let folder = shadow_e2e::root().join("target/images");
     std::fs::create_dir_all(&folder)?;
+    if which == Which::Failpoints {
+        let folder = folder.join("failpoints");
+        std::fs::create_dir_all(&folder)?;
+        let bin = static_binaries(&["--package", "shadow", "--features", "shadow/failpoints"])?;
+        return Ok(vec![shadow_image("shadow/failpoints", &bin, &folder)?]);
+    }
     let wanted = |image| which == image || which == Which::All;
     let mut packages = Vec::new();
-    packages.extend(wanted(Which::Shadow).then_some("shadow"));
-    packages.extend(wanted(Which::Workload).then_some("shadow-workloads"));
-    let bin = if packages.is_empty() { PathBuf::new() } else { static_binaries(&packages)? };
+    packages.extend(wanted(Which::Shadow).then_some(["--package", "shadow"]));
+    packages.extend(wanted(Which::Workload).then_some(["--package", "shadow-workloads"]));
+    let bin = if packages.is_empty() { PathBuf::new() } else { static_binaries(packages.as_flattened())? };
     let mut images = Vec::new();
     if wanted(Which::Shadow) {
-        images.push(Image {
-            name: "shadow/shadow",
-            layers: vec![layer::program(&bin.join("shadow"), true, &folder)?],
-            config: json!({ "Entrypoint": ["/shadow"], "User": USER }),
-        });
+        images.push(shadow_image("shadow/shadow", &bin, &folder)?);
     }
     // The workloads run as root: without CAP_SYS_RESOURCE, as in a container, CRIU may not read another
     // user's limits, and the lab has to run there too.
@@ -137,12 +156,12 @@ fn build(which: Which) -> anyhow::Result<Vec<Image>> {
 ///
 /// They are linked with the GNU C library: since version 2.34 it resolves names by files and DNS without
 /// loading anything.
-fn static_binaries(packages: &[&str]) -> anyhow::Result<PathBuf> {
+fn static_binaries(which: &[&str]) -> anyhow::Result<PathBuf> {
     let target = host_target()?;
     let mut cargo = Command::new("cargo");
     cargo
         .args(["build", "--quiet", "--release", "--target", &target])
-        .args(packages.iter().flat_map(|package| ["--package", package]))
+        .args(which)
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
     finish(&mut cargo)?;
     Ok(shadow_e2e::root().join("target").join(target).join("release"))

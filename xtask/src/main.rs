@@ -1,6 +1,7 @@
 //! `cargo xtask`: what the project does to itself. One module per command.
 
 mod bench;
+mod chaos;
 mod check_deps;
 mod ci;
 mod crds;
@@ -45,6 +46,8 @@ enum Task {
     /// Measure side by side what ways cost
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Let things go wrong on the lab, in every phase of a migration; writes target/chaos.json
+    Chaos(chaos::Arguments),
     /// Fuzz what reads other people's input (needs the nightly toolchain)
     Fuzz(fuzz::Arguments),
     /// Run everything CI runs
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Image(arguments) => image::run(&arguments),
         Task::Sim(arguments) => sim::run(&arguments),
         Task::Bench(what) => bench::run(&what),
+        Task::Chaos(arguments) => chaos::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Ci => ci::run(),
     };

@@ -9,6 +9,8 @@ use std::marker::PhantomData;
 use shadow_protocol::time::Time;
 use tokio::time::Instant;
 
+use crate::failpoint;
+
 thread_local! {
     static FOLLOWED: Cell<Option<(Instant, Time)>> = const { Cell::new(None) };
 }
@@ -35,7 +37,8 @@ pub fn now() -> Time {
         let passed = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         return Time(start.0.saturating_add(passed));
     }
-    Time(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0))
+    let now = jiff::Timestamp::now().as_millisecond().saturating_add(failpoint::jumped());
+    Time(u64::try_from(now).unwrap_or(0))
 }
 
 /// `time` as RFC 3339 with milliseconds.

@@ -16,6 +16,7 @@ mod authority;
 pub mod clock;
 pub mod cluster;
 mod decide;
+mod failpoint;
 mod health;
 mod kubelet;
 pub mod leader;

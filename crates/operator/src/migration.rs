@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use crate::act::{Hands, Outcome, PATIENCE};
 use crate::agents::{Agents, Moving};
 use crate::cluster::Cluster;
+use crate::failpoint::{self, When};
 use crate::observe::{broker_trouble, chain};
 use crate::problems::pod_warnings;
 use crate::registry::Registry;
@@ -341,6 +342,8 @@ impl Migration {
                 phase: &decision.state.phase,
                 since: decision.state.since,
             };
+            let (generation, step) = (context.generation, decision.state.phase.step());
+            failpoint::pass(When::Before, &self.object, generation, step, self.memory.done);
             let begun = Instant::now();
             let id = EffectId::new(&spec.uid, &decision.state, self.memory.done);
             let outcome = hands.perform(effect, &id).await;
@@ -351,6 +354,7 @@ impl Migration {
                 ok = outcome.is_ok(),
                 "acted"
             );
+            failpoint::pass(When::After, &self.object, generation, step, self.memory.done);
             match outcome {
                 Ok(Outcome::Done) => self.memory.done += 1,
                 Ok(Outcome::Checkpoint(archive)) => {

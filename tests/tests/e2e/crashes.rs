@@ -13,16 +13,7 @@ use crate::{alone, assert_nothing_left, deployed, message, moved};
 
 /// Kills the consumer's process in the pod from its node.
 async fn kill(cluster: &Cluster, pod: &str, node: &str) -> anyhow::Result<()> {
-    let found = cluster.pods().get(pod).await?;
-    let id = found
-        .status
-        .and_then(|status| status.container_statuses)
-        .and_then(|list| list.into_iter().next())
-        .and_then(|status| status.container_id)
-        .context("no container")?;
-    let id = id.trim_start_matches("cri-o://").to_owned();
-    cluster.lab.exec(node, &["crun", "--root", "/run/crun", "kill", &id, "KILL"])?;
-    Ok(())
+    cluster.kill_container(&cluster.pods().get(pod).await?, node)
 }
 
 #[test]

@@ -1,0 +1,149 @@
+//! What goes wrong on purpose, and when.
+
+use std::fmt;
+
+/// One end of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Where the pod comes from.
+    Source,
+    /// Where it goes.
+    Target,
+}
+
+/// Something that goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing: what the others are compared with.
+    Nothing,
+    /// The operator that leads is killed at an effect: `before checkpointing/freeze/0`.
+    OperatorKilled(String),
+    /// The operator's clock jumps by so many seconds.
+    ClockJumps(i64),
+    /// RabbitMQ ends and starts again.
+    BrokerRestarts,
+    /// RabbitMQ raises its memory alarm for 10 s.
+    MemoryAlarm,
+    /// All operators are cut off from the broker for so many seconds.
+    OperatorCut(u64),
+    /// A copy is cut off from the broker for so many seconds.
+    CopyCut(End, u64),
+    /// The API server is away for 20 s.
+    ApiServerAway,
+    /// A node's kubelet is killed, and started again 5 s later.
+    KubeletKilled(End),
+    /// As the kubelet, its container runtime.
+    RuntimeKilled(End),
+    /// A node's agent is killed.
+    AgentKilled(End),
+    /// A node loses power for 20 s.
+    PowerOff(End),
+    /// The target's disk is full until the migration has ended.
+    DiskFull,
+    /// The registry is away for 15 s.
+    RegistryAway,
+    /// The registry answers 500 for 15 s.
+    RegistryFails,
+    /// A copy's process is killed.
+    ProcessKilled(End),
+    /// Somebody deletes a copy's pod.
+    PodDeleted(End),
+    /// Somebody deletes the transfer Job.
+    JobDeleted,
+    /// Somebody deletes the Secret with the broker's address for 10 s.
+    SecretDeleted,
+    /// Somebody deletes the migration.
+    MigrationDeleted,
+    /// The user says that it is enough.
+    Aborted,
+}
+
+use Fault::*;
+
+/// From when on a migration has a target that can be harmed.
+const WITH_TARGET: [&str; 3] = ["Restoring", "Replaying", "Finalizing"];
+/// Before the checkpoint, after it, and at the switch.
+const ALL_OVER: [&str; 3] = ["Checkpointing", "Restoring", "Finalizing"];
+/// While the registry is of any use.
+const CARRYING: [&str; 3] = ["Pending", "Checkpointing", "Transferring"];
+
+impl Fault {
+    /// All that are tried at three phases each.
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![Nothing, BrokerRestarts, MemoryAlarm];
+        for seconds in [1, 10, 90] {
+            all.push(OperatorCut(seconds));
+            all.extend([End::Source, End::Target].map(|end| CopyCut(end, seconds)));
+        }
+        all.push(ApiServerAway);
+        for of in [KubeletKilled, RuntimeKilled, ProcessKilled, PodDeleted, PowerOff, AgentKilled] {
+            all.extend([of(End::Source), of(End::Target)]);
+        }
+        all.extend([DiskFull, RegistryAway, RegistryFails, JobDeleted, SecretDeleted]);
+        all.extend([MigrationDeleted, Aborted, ClockJumps(3_600), ClockJumps(-3_600)]);
+        all
+    }
+
+    /// In which phases it happens.
+    pub fn phases(&self) -> &'static [&'static str] {
+        match self {
+            Nothing => &["Pending"],
+            RegistryAway | RegistryFails | JobDeleted => &CARRYING,
+            DiskFull => &["Checkpointing", "Transferring", "Restoring"],
+            ProcessKilled(End::Target) | PodDeleted(End::Target) | CopyCut(End::Target, _) => {
+                &WITH_TARGET
+            }
+            OperatorKilled(_) => &["Pending"],
+            _ => &ALL_OVER,
+        }
+    }
+
+    /// It says something to do it without a migration beside it.
+    pub fn has_control(&self) -> bool {
+        match self {
+            BrokerRestarts | MemoryAlarm | CopyCut(End::Source, _) | ApiServerAway => true,
+            KubeletKilled(_) | RuntimeKilled(_) | RegistryAway => true,
+            ProcessKilled(end) | PodDeleted(end) | PowerOff(end) => *end == End::Source,
+            _ => false,
+        }
+    }
+
+    /// It may destroy the only copy of the state.
+    pub fn destroys(&self) -> bool {
+        matches!(self, ProcessKilled(_) | PodDeleted(_) | PowerOff(_))
+    }
+
+    /// It needs node agents, and transfer mode Direct.
+    pub fn needs_agents(&self) -> bool {
+        matches!(self, AgentKilled(_))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |end: &End| if *end == End::Source { "source" } else { "target" };
+        match self {
+            Nothing => write!(f, "nothing"),
+            OperatorKilled(at) => write!(f, "operator killed {at}"),
+            ClockJumps(seconds) => write!(f, "operator's clock jumps by {seconds} s"),
+            BrokerRestarts => write!(f, "broker restarts"),
+            MemoryAlarm => write!(f, "broker's memory alarm"),
+            OperatorCut(seconds) => write!(f, "operator cut from broker for {seconds} s"),
+            CopyCut(end, seconds) => write!(f, "{} cut from broker for {seconds} s", of(end)),
+            ApiServerAway => write!(f, "API server away for 20 s"),
+            KubeletKilled(end) => write!(f, "{}'s kubelet killed", of(end)),
+            RuntimeKilled(end) => write!(f, "{}'s CRI-O killed", of(end)),
+            AgentKilled(end) => write!(f, "{}'s agent killed", of(end)),
+            PowerOff(end) => write!(f, "{}'s node powered off", of(end)),
+            DiskFull => write!(f, "target's disk full"),
+            RegistryAway => write!(f, "registry away for 15 s"),
+            RegistryFails => write!(f, "registry answers 500 for 15 s"),
+            ProcessKilled(end) => write!(f, "{} process killed", of(end)),
+            PodDeleted(end) => write!(f, "{} pod deleted", of(end)),
+            JobDeleted => write!(f, "Job deleted"),
+            SecretDeleted => write!(f, "Secret deleted for 10 s"),
+            MigrationDeleted => write!(f, "migration deleted"),
+            Aborted => write!(f, "migration aborted"),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Faults on the lab, under load: each in several phases of a migration, and once without one beside it.
+
+mod fault;
+mod happen;
+mod heal;
+mod judge;
+mod stage;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use kube::ResourceExt;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+
+pub use fault::{End, Fault};
+pub use stage::{Stage, effects_of_a_move};
+
+use crate::cluster::Cluster;
+use crate::migrate::{self, migrations, phase};
+use crate::scenario::{self, Watched};
+use happen::Scene;
+use judge::Judged;
+
+/// A migration that has not ended by then never will.
+const PATIENCE: Duration = Duration::from_mins(8);
+/// How often the migration is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// For one look; a node may be gone.
+const ANSWER: Duration = Duration::from_secs(1);
+/// In the order in which a migration goes through them.
+const PHASES: [&str; 7] =
+    ["Pending", "Checkpointing", "Transferring", "Restoring", "Replaying", "Finalizing", "Completed"];
+
+/// What has come of one fault at one moment.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Row {
+    /// What went wrong.
+    pub fault: String,
+    /// In which phase; absent: without a migration.
+    pub phase: Option<String>,
+    /// `pass`, or what is not as it should be.
+    pub verdict: String,
+    /// `Completed`, `Failed`, `Gone`; `control` where there was none.
+    pub outcome: String,
+    /// Why it failed, as its status says.
+    pub message: String,
+    /// From the migration's creation to its end.
+    pub seconds: f64,
+    /// Confirmed and never applied by whoever survives.
+    pub lost: u64,
+    /// Applied more than once.
+    pub duplicated: u64,
+    /// Applied after a later one of the same publisher.
+    pub reordered: u64,
+    /// Delivered more than once.
+    pub redelivered: u64,
+    /// Longest time in which messages waited and no copy applied one.
+    pub pause_ms: u64,
+    /// Probes without an answer.
+    pub failed_probes: u64,
+    /// The process that lives in the end is not the one of the beginning, or its copy.
+    pub fresh: bool,
+    /// What should be gone.
+    pub leftovers: Vec<String>,
+}
+
+impl Row {
+    /// Everything is as it should be.
+    pub fn is_good(&self) -> bool {
+        self.verdict == "pass"
+    }
+
+    /// By which it is found again.
+    pub fn key(&self) -> (String, Option<String>) {
+        (self.fault.clone(), self.phase.clone())
+    }
+}
+
+/// One fault at one moment.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// What goes wrong.
+    pub fault: Fault,
+    /// In which phase; absent: without a migration.
+    pub phase: Option<&'static str>,
+    /// Fields of the migration's spec.
+    pub asked: Value,
+}
+
+impl Trial {
+    /// All of the table, controls first.
+    pub fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for fault in Fault::all() {
+            let control = fault.has_control().then_some(None);
+            for phase in control.into_iter().chain(fault.phases().iter().copied().map(Some)) {
+                all.push(Self { fault: fault.clone(), phase, asked: json!({}) });
+            }
+        }
+        // Those that need agents come last: they are there from then on.
+        all.sort_by_key(|trial| trial.fault.needs_agents());
+        all
+    }
+
+    /// By which its row is found.
+    pub fn key(&self) -> (String, Option<String>) {
+        (self.fault.to_string(), self.phase.map(str::to_owned))
+    }
+
+    /// Tries it. `controls` are the rows so far.
+    pub async fn run(&self, stage: &mut Stage, controls: &[Row]) -> anyhow::Result<Row> {
+        stage.prepare(self.fault.needs_agents()).await?;
+        if let Fault::PowerOff(end) = self.fault {
+            stage.load_stays_on(end).await?;
+        }
+        let begun = judge::Begun::now(&stage.cluster).await?;
+        let scene = self.scene(stage, &begun).await?;
+        let mut row = Row {
+            fault: self.fault.to_string(),
+            phase: self.phase.map(str::to_owned),
+            outcome: "control".to_owned(),
+            ..Row::default()
+        };
+        let mut seen = Seen::new(&begun);
+        let started = Instant::now();
+        match &scene.migration {
+            Some(name) => {
+                self.create(&scene, name, stage).await?;
+                seen = self.follow(&scene, name, seen).await?;
+                (row.outcome, row.message) = (seen.outcome.clone(), seen.message.clone());
+                row.seconds = started.elapsed().as_secs_f64();
+            }
+            None => scene.happen(&self.fault).await?,
+        }
+        // A node that was booted is another machine.
+        stage.cluster = Cluster::connect().await?;
+        let judged = begun.judge(&stage.cluster, seen.watched.0.pause_ms).await?;
+        row.leftovers = stage.leftovers(scene.migration.as_deref()).await?;
+        self.verdict(&mut row, &judged, controls);
+        stage.spoilt |= judged.fresh || !row.is_good();
+        Ok(row)
+    }
+
+    async fn scene(&self, stage: &Stage, begun: &judge::Begun) -> anyhow::Result<Scene> {
+        let cluster = Cluster::connect().await?;
+        let nodes = scenario::other_node(&cluster, &begun.source)?;
+        let target = stage.target_name(&begun.source.name_any());
+        let migration = self.phase.map(|_| scenario::fresh_name());
+        Ok(Scene { cluster, migration, source: begun.source.clone(), target, nodes })
+    }
+
+    async fn create(&self, scene: &Scene, name: &str, stage: &Stage) -> anyhow::Result<()> {
+        let source = scene.source.name_any();
+        let mut manifest = migrate::manifest(name, &source, &scene.nodes.1);
+        for (field, value) in self.asked.as_object().into_iter().flatten() {
+            manifest["spec"][field] = value.clone();
+        }
+        if self.fault.needs_agents() {
+            manifest["spec"]["transferMode"] = json!("Direct");
+        }
+        let annotations = &mut manifest["metadata"]["annotations"];
+        match &self.fault {
+            Fault::OperatorKilled(at) => {
+                let generation = stage.generation().await?;
+                annotations["failpoint.ms2m.io/kill"] = json!(format!("{generation} {at}"));
+            }
+            Fault::ClockJumps(seconds) => {
+                let place = match self.phase {
+                    Some("Checkpointing") => "checkpointing/install/0",
+                    Some("Restoring") => "restoring/order/0",
+                    _ => "finalizing/announce/0",
+                };
+                let by = seconds * 1_000;
+                annotations["failpoint.ms2m.io/clock"] = json!(format!("{by} {place}"));
+            }
+            _ => {}
+        }
+        migrate::create(&scene.cluster, manifest).await
+    }
+
+    /// Follows the migration to its end; when it comes to the phase, it happens.
+    async fn follow(&self, scene: &Scene, name: &str, mut seen: Seen) -> anyhow::Result<Seen> {
+        let due = tokio::sync::Notify::new();
+        let happen = async {
+            due.notified().await;
+            scene.happen(&self.fault).await
+        };
+        let wanted = rank(self.phase.unwrap_or_default());
+        let watch = async {
+            let began = Instant::now();
+            loop {
+                let found = timeout(ANSWER, migrations(&scene.cluster).get_opt(name)).await;
+                if let Ok(Ok(found)) = found {
+                    let Some(object) = found else {
+                        seen.outcome = "Gone".to_owned();
+                        due.notify_one();
+                        break;
+                    };
+                    if rank(phase(&object)) >= wanted && !phase(&object).is_empty() {
+                        due.notify_one();
+                    }
+                    let _ = timeout(ANSWER, seen.watched.look(&scene.cluster, &object)).await;
+                    if matches!(phase(&object), "Completed" | "Failed") {
+                        phase(&object).clone_into(&mut seen.outcome);
+                        let status = object.status.unwrap_or_default();
+                        seen.message = status.message.unwrap_or_default();
+                        due.notify_one();
+                        break;
+                    }
+                }
+                if began.elapsed() > PATIENCE {
+                    seen.outcome = "Hung".to_owned();
+                    due.notify_one();
+                    break;
+                }
+                sleep(LOOK).await;
+            }
+        };
+        let (happened, ()) = tokio::join!(happen, watch);
+        happened.with_context(|| format!("let it happen: {}", self.fault))?;
+        Ok(seen)
+    }
+
+    fn verdict(&self, row: &mut Row, judged: &Judged, controls: &[Row]) {
+        let m = &judged.messages;
+        (row.lost, row.duplicated, row.reordered) = (m.lost, m.duplicated, m.reordered);
+        (row.redelivered, row.failed_probes) = (m.redelivered, judged.failed_probes);
+        (row.pause_ms, row.fresh) = (judged.pause_ms, judged.fresh);
+        let mut wrong = Vec::new();
+        let control = controls.iter().find(|it| it.fault == row.fault && it.phase.is_none());
+        let allowed = control.map_or((0, 0, 0), |it| (it.lost, it.duplicated, it.reordered));
+        if row.lost > allowed.0 || row.duplicated > allowed.1 || row.reordered > allowed.2 {
+            wrong.push("messages".to_owned());
+        }
+        if row.phase.is_some() {
+            let ended = match row.outcome.as_str() {
+                "Completed" => true,
+                "Failed" => !row.message.starts_with("SourceLost") || self.fault.destroys(),
+                "Gone" => self.fault == Fault::MigrationDeleted,
+                _ => false,
+            };
+            if !ended {
+                wrong.push(format!("ended {}", row.outcome));
+            }
+        }
+        if row.fresh && !self.fault.destroys() && row.phase.is_some() {
+            wrong.push("another process".to_owned());
+        }
+        if !row.leftovers.is_empty() {
+            wrong.push("leftovers".to_owned());
+        }
+        row.verdict = if wrong.is_empty() { "pass".to_owned() } else { wrong.join(", ") };
+    }
+}
+
+/// What was seen while a migration went on.
+struct Seen {
+    outcome: String,
+    message: String,
+    watched: Tolerant,
+}
+
+impl Seen {
+    fn new(begun: &judge::Begun) -> Self {
+        Self {
+            outcome: String::new(),
+            message: String::new(),
+            watched: Tolerant(Watched::of(&begun.url)),
+        }
+    }
+}
+
+/// Whoever can't be asked is asked again.
+struct Tolerant(Watched);
+
+impl Tolerant {
+    async fn look(&mut self, cluster: &Cluster, object: &shadow_api::StatefulMigration) {
+        let _ = self.0.look(cluster, object, &scenario::Source::default()).await;
+    }
+}
+
+fn rank(phase: &str) -> usize {
+    let failed = if phase == "Failed" { PHASES.len() } else { 0 };
+    PHASES.iter().position(|it| *it == phase).unwrap_or(failed)
+}

@@ -1,0 +1,173 @@
+//! The workload, the operator and the agents between the trials: made anew where one has spoilt them.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, ListParams, LogParams};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use shadow_protocol::pending::{Called, target_name};
+
+use super::fault::End;
+use super::heal;
+use crate::cluster::{Cluster, wait_for};
+use crate::workload::Workload;
+use crate::{http, migrate, scenario};
+
+/// Of the operator that dies where it is told to.
+const IMAGE: &str = "shadow/failpoints";
+
+/// What trials run on.
+pub struct Stage {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The workload has to be made anew.
+    pub(super) spoilt: bool,
+    agents: Option<bool>,
+    workload: Workload,
+}
+
+impl Stage {
+    /// The operator with failpoints, and no workload yet.
+    pub async fn open() -> anyhow::Result<Self> {
+        let cluster = Cluster::connect().await?;
+        heal::all(&cluster)?;
+        migrate::delete_all(&cluster).await?;
+        cluster.install_operator_of(IMAGE, &[("SHADOW_FAILPOINTS", "1")]).await?;
+        let workload = Workload::default();
+        Ok(Self { cluster, spoilt: true, agents: None, workload })
+    }
+
+    /// The workload is not to be used again.
+    pub fn spoil(&mut self) {
+        self.spoilt = true;
+    }
+
+    /// Everything is there, well, and under load.
+    pub(super) async fn prepare(&mut self, agents: bool) -> anyhow::Result<()> {
+        heal::all(&self.cluster)?;
+        self.cluster = Cluster::connect().await?;
+        heal::nodes_ready(&self.cluster).await?;
+        migrate::delete_all(&self.cluster).await?;
+        self.fresh_operators().await?;
+        if self.agents != Some(agents) {
+            if agents {
+                self.cluster.install_agents(&self.cluster.lab.nodes()).await?;
+            } else {
+                self.cluster.remove_agents().await?;
+            }
+            self.agents = Some(agents);
+        }
+        if self.spoilt || self.cluster.pod_of("consumer").await.is_err() {
+            Workload::remove(&self.cluster).await?;
+            self.workload.deploy(&self.cluster).await?;
+            self.spoilt = false;
+            return Ok(());
+        }
+        self.fresh_producer().await
+    }
+
+    /// A new one, whose publishers nobody has heard of.
+    async fn fresh_producer(&self) -> anyhow::Result<()> {
+        let grace = DeleteParams::default().grace_period(1);
+        let label = ListParams::default().labels("app=producer");
+        let before = self.cluster.pods().list(&label).await?;
+        self.cluster.pods().delete_collection(&grace, &label).await?;
+        wait_for("a new producer", Duration::from_mins(1), async || {
+            let pod = self.cluster.pod_of("producer").await?;
+            let new = !before.iter().any(|it| it.uid() == pod.uid());
+            let stats = http::get(&format!("{}/stats", Cluster::url(&pod)?)).await?;
+            Ok((new && stats["totals"]["confirmed"] != 0).then_some(()))
+        })
+        .await
+    }
+
+    /// Publishers and probe are on the node that does not go away with this end.
+    pub(super) async fn load_stays_on(&self, away: End) -> anyhow::Result<()> {
+        let source = self.cluster.pod_of("consumer").await?;
+        let (here, there) = scenario::other_node(&self.cluster, &source)?;
+        let node = if away == End::Source { there } else { here };
+        self.workload.deploy_load(&self.cluster, Some(&node)).await?;
+        self.fresh_producer().await
+    }
+
+    /// Containers that were killed are started again later and later: their pods are replaced.
+    async fn fresh_operators(&self) -> anyhow::Result<()> {
+        let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), "ms2m-system");
+        let found = pods.list(&ListParams::default()).await?;
+        for pod in &found {
+            let statuses = pod.status.as_ref().and_then(|it| it.container_statuses.as_ref());
+            let ended = statuses.into_iter().flatten().any(|it| it.restart_count > 0 || !it.ready);
+            if ended {
+                pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(1)).await?;
+            }
+        }
+        self.cluster.wait_deployment("ms2m-system", "shadow-operator").await
+    }
+
+    /// How many operators have led.
+    pub(super) async fn generation(&self) -> anyhow::Result<i32> {
+        let leases: Api<Lease> = Api::namespaced(self.cluster.client.clone(), "ms2m-system");
+        let lease = leases.get("shadow-operator").await?;
+        lease.spec.and_then(|spec| spec.lease_transitions).context("nobody leads")
+    }
+
+    /// The name of the copy of a pod.
+    pub(super) fn target_name(&self, source: &str) -> String {
+        target_name(Called { name: source, has_left: false, before: None })
+    }
+
+    /// What a trial has left, its migration included.
+    pub(super) async fn leftovers(&self, migration: Option<&str>) -> anyhow::Result<Vec<String>> {
+        let mut left = Vec::new();
+        let clean = wait_for("nothing to be left", Duration::from_secs(40), async || {
+            left = scenario::leftovers(&self.cluster).await?;
+            Ok(left.is_empty().then_some(()))
+        });
+        if clean.await.is_err() && left.is_empty() {
+            left.push("unknown".to_owned());
+        }
+        if let Some(name) = migration
+            && migrate::delete(&self.cluster, name).await.is_err()
+        {
+            left.push(format!("migration {name}"));
+        }
+        Ok(left)
+    }
+
+    /// What the operators say, for somebody who wants to know why.
+    pub async fn operators_words(&self) -> String {
+        let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), "ms2m-system");
+        let mut words = String::new();
+        for pod in pods.list(&ListParams::default()).await.into_iter().flatten() {
+            for previous in [true, false] {
+                let params = LogParams { previous, ..LogParams::default() };
+                if let Ok(log) = pods.logs(&pod.name_any(), &params).await {
+                    words += &format!("--- {} (previous: {previous})\n{log}\n", pod.name_any());
+                }
+            }
+        }
+        words
+    }
+}
+
+/// The effects of one ordinary move by the operator with failpoints, as it calls them:
+/// `checkpointing/freeze/0`, in order.
+pub async fn effects_of_a_move(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
+    stage.prepare(false).await?;
+    let source = stage.cluster.pod_of("consumer").await?;
+    let moved = scenario::move_pod(&stage.cluster, &source, &json!({}), |_| {}).await?;
+    let words = stage.operators_words().await;
+    let name = moved.object.name_any();
+    let mut all = Vec::new();
+    for line in words.lines().filter(|line| line.contains("failpoint") && line.contains(&name)) {
+        let at = line.split("at=\"").nth(1).and_then(|rest| rest.split('"').next());
+        let at = at.unwrap_or_default().to_owned();
+        if line.contains("side=\"before\"") && !all.contains(&at) {
+            all.push(at);
+        }
+    }
+    Ok(all)
+}

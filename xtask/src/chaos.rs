@@ -1,0 +1,125 @@
+//! `cargo xtask chaos`: faults on the lab, in several phases each.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde_json::json;
+use shadow_e2e::chaos::{Fault, Row, Stage, Trial, effects_of_a_move};
+use shadow_e2e::scenario;
+
+/// Options of `chaos`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Only rows in whose name this occurs, as "broker" or "cut from broker for 1 s, Restoring"
+    #[arg(default_value = "")]
+    filter: String,
+    /// Kill the operator before and after every effect of a move, in place of the table
+    #[arg(long)]
+    operator: bool,
+    /// Also the rows that are in target/chaos.json already
+    #[arg(long)]
+    again: bool,
+    /// Leave the images as they are: nothing has changed since the last run
+    #[arg(long)]
+    no_build: bool,
+}
+
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let lab = shadow_lab::up(2)?;
+    if !arguments.no_build {
+        crate::image::push_all_for_chaos(&lab)?;
+    }
+    let file = shadow_e2e::root().join("target/chaos.json");
+    let mut rows = before(&file)?;
+    let good = shadow_e2e::in_lab(async {
+        let mut stage = Stage::open().await?;
+        let trials = if arguments.operator { kills(&mut stage).await? } else { Trial::all() };
+        println!("{HEADER}");
+        let mut good = true;
+        for trial in trials {
+            let known = rows.iter().any(|row| row.key() == trial.key() && row.is_good());
+            if !name(&trial.key()).contains(&arguments.filter) || known && !arguments.again {
+                continue;
+            }
+            let row = attempt(&trial, &mut stage, &rows).await;
+            print(&row);
+            good &= row.is_good();
+            rows.retain(|it| it.key() != row.key());
+            rows.push(row);
+            scenario::write(&rows, &file)?;
+        }
+        anyhow::Ok(good)
+    })?;
+    println!("{}", file.display());
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What went wrong with the trial itself is a row as well; what the operators said is kept.
+async fn attempt(trial: &Trial, stage: &mut Stage, rows: &[Row]) -> Row {
+    let row = Box::pin(trial.run(stage, rows)).await.unwrap_or_else(|error| {
+        let (fault, phase) = trial.key();
+        Row { fault, phase, verdict: format!("{error:#}"), ..Row::default() }
+    });
+    if !row.is_good() {
+        let name = name(&row.key()).replace([' ', '/', '\''], "-");
+        let file = shadow_e2e::root().join(format!("target/chaos/{name}.log"));
+        let words = stage.operators_words().await;
+        let written = file.parent().map_or(Ok(()), std::fs::create_dir_all);
+        if let Err(error) = written.and_then(|()| std::fs::write(&file, words)) {
+            eprintln!("{}: {error}", file.display());
+        }
+        stage.spoil();
+    }
+    row
+}
+
+async fn kills(stage: &mut Stage) -> anyhow::Result<Vec<Trial>> {
+    let effects = effects_of_a_move(stage).await?;
+    let trial = |at: String| Trial {
+        fault: Fault::OperatorKilled(at),
+        phase: Some("Pending"),
+        asked: json!({}),
+    };
+    let sides = ["before", "after"];
+    Ok(effects
+        .iter()
+        .flat_map(|at| sides.map(|side| trial(format!("{side} {at}"))))
+        .collect())
+}
+
+fn before(file: &std::path::Path) -> anyhow::Result<Vec<Row>> {
+    match std::fs::read(file) {
+        Ok(text) => serde_json::from_slice(&text).with_context(|| file.display().to_string()),
+        Err(_) => Ok(Vec::new()),
+    }
+}
+
+fn name((fault, phase): &(String, Option<String>)) -> String {
+    format!("{fault}, {}", phase.as_deref().unwrap_or("control"))
+}
+
+const HEADER: &str = "fault                                     phase          outcome    total_s  pause_ms  lost   dup  \
+                      reord  redel  probes  verdict";
+
+fn print(row: &Row) {
+    println!(
+        "{:<42}{:<15}{:<10}{:>8.1}{:>10}{:>6}{:>6}{:>7}{:>7}{:>8}  {}",
+        row.fault,
+        row.phase.as_deref().unwrap_or("control"),
+        row.outcome,
+        row.seconds,
+        row.pause_ms,
+        row.lost,
+        row.duplicated,
+        row.reordered,
+        row.redelivered,
+        row.failed_probes,
+        row.verdict
+    );
+    if !row.message.is_empty() && row.outcome == "Failed" {
+        println!("    {}", row.message);
+    }
+    if !row.leftovers.is_empty() {
+        println!("    left: {}", row.leftovers.join(", "));
+    }
+}
