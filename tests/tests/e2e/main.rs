@@ -8,6 +8,7 @@ mod deployments;
 mod direct;
 mod doctor;
 mod moves;
+mod operators;
 mod queueless;
 mod refusals;
 mod runtime;
