@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use serde_json::json;
 use shadow_e2e::chaos::{Fault, Row, Stage, Trial, effects_of_a_move};
 use shadow_e2e::scenario;
 
@@ -55,7 +54,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// What went wrong with the trial itself is a row as well; what the operators said is kept.
-async fn attempt(trial: &Trial, stage: &mut Stage, rows: &[Row]) -> Row {
+pub async fn attempt(trial: &Trial, stage: &mut Stage, rows: &[Row]) -> Row {
     let row = Box::pin(trial.run(stage, rows)).await.unwrap_or_else(|error| {
         let (fault, phase) = trial.key();
         Row { fault, phase, verdict: format!("{error:#}"), ..Row::default() }
@@ -75,11 +74,7 @@ async fn attempt(trial: &Trial, stage: &mut Stage, rows: &[Row]) -> Row {
 
 async fn kills(stage: &mut Stage) -> anyhow::Result<Vec<Trial>> {
     let effects = effects_of_a_move(stage).await?;
-    let trial = |at: String| Trial {
-        fault: Fault::OperatorKilled(at),
-        phase: Some("Pending"),
-        asked: json!({}),
-    };
+    let trial = |at: String| Trial::of(Fault::OperatorKilled(at), Some("Pending"));
     let sides = ["before", "after"];
     Ok(effects
         .iter()
@@ -98,10 +93,10 @@ fn name((fault, phase): &(String, Option<String>)) -> String {
     format!("{fault}, {}", phase.as_deref().unwrap_or("control"))
 }
 
-const HEADER: &str = "fault                                     phase          outcome    total_s  pause_ms  lost   dup  \
+pub const HEADER: &str = "fault                                     phase          outcome    total_s  pause_ms  lost   dup  \
                       reord  redel  probes  verdict";
 
-fn print(row: &Row) {
+pub fn print(row: &Row) {
     println!(
         "{:<42}{:<15}{:<10}{:>8.1}{:>10}{:>6}{:>6}{:>7}{:>7}{:>8}  {}",
         row.fault,

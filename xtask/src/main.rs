@@ -12,6 +12,7 @@ mod fuzz;
 mod image;
 mod lab;
 mod sim;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,8 @@ enum Task {
     Bench(bench::Bench),
     /// Let things go wrong on the lab, in every phase of a migration; writes target/chaos.json
     Chaos(chaos::Arguments),
+    /// Many migrations in a row on the lab, with faults; writes target/soak.json
+    Soak(soak::Arguments),
     /// Fuzz what reads other people's input (needs the nightly toolchain)
     Fuzz(fuzz::Arguments),
     /// Run everything CI runs
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Task::Sim(arguments) => sim::run(&arguments),
         Task::Bench(what) => bench::run(&what),
         Task::Chaos(arguments) => chaos::run(&arguments),
+        Task::Soak(arguments) => soak::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Ci => ci::run(),
     };

@@ -4,6 +4,7 @@ mod fault;
 mod happen;
 mod heal;
 mod judge;
+mod soak;
 mod stage;
 
 use std::time::{Duration, Instant};
@@ -15,7 +16,8 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 pub use fault::{End, Fault};
-pub use stage::{Stage, effects_of_a_move};
+pub use soak::{Soak, Spell};
+pub use stage::{Kind, Stage, effects_of_a_move};
 
 use crate::cluster::Cluster;
 use crate::migrate::{self, migrations, phase};
@@ -85,6 +87,10 @@ pub struct Trial {
     pub fault: Fault,
     /// In which phase; absent: without a migration.
     pub phase: Option<&'static str>,
+    /// Of which application.
+    pub kind: Kind,
+    /// By agents, where the fault does not need them anyway.
+    pub agents: bool,
     /// Fields of the migration's spec.
     pub asked: Value,
 }
@@ -96,29 +102,46 @@ impl Trial {
         for fault in Fault::all() {
             let control = fault.has_control().then_some(None);
             for phase in control.into_iter().chain(fault.phases().iter().copied().map(Some)) {
-                all.push(Self { fault: fault.clone(), phase, asked: json!({}) });
+                all.push(Self::of(fault.clone(), phase));
             }
         }
+        // What the broker's faults are to an application that forgets where it was told to be.
+        let forgets = |it: &&Self| matches!(it.fault, Fault::BrokerRestarts | Fault::CopyCut(_, 90));
+        let forgetful = all.iter().filter(forgets).cloned();
+        let forgetful: Vec<Self> =
+            forgetful.map(|it| Self { kind: Kind::Forgetful, ..it }).collect();
+        all.extend(forgetful);
         // Those that need agents come last: they are there from then on.
         all.sort_by_key(|trial| trial.fault.needs_agents());
         all
     }
 
+    /// An ordinary migration with this fault.
+    pub fn of(fault: Fault, phase: Option<&'static str>) -> Self {
+        let agents = fault.needs_agents();
+        Self { fault, phase, kind: Kind::Deployment, agents, asked: json!({}) }
+    }
+
     /// By which its row is found.
     pub fn key(&self) -> (String, Option<String>) {
-        (self.fault.to_string(), self.phase.map(str::to_owned))
+        (self.name(), self.phase.map(str::to_owned))
+    }
+
+    fn name(&self) -> String {
+        let forgetful = if self.kind == Kind::Forgetful { " (forgetful)" } else { "" };
+        format!("{}{forgetful}", self.fault)
     }
 
     /// Tries it. `controls` are the rows so far.
     pub async fn run(&self, stage: &mut Stage, controls: &[Row]) -> anyhow::Result<Row> {
-        stage.prepare(self.fault.needs_agents()).await?;
+        stage.prepare(self.kind, self.agents).await?;
         if let Fault::PowerOff(end) = self.fault {
             stage.load_stays_on(end).await?;
         }
         let begun = judge::Begun::now(&stage.cluster).await?;
         let scene = self.scene(stage, &begun).await?;
         let mut row = Row {
-            fault: self.fault.to_string(),
+            fault: self.name(),
             phase: self.phase.map(str::to_owned),
             outcome: "control".to_owned(),
             ..Row::default()
@@ -146,7 +169,7 @@ impl Trial {
     async fn scene(&self, stage: &Stage, begun: &judge::Begun) -> anyhow::Result<Scene> {
         let cluster = Cluster::connect().await?;
         let nodes = scenario::other_node(&cluster, &begun.source)?;
-        let target = stage.target_name(&begun.source.name_any());
+        let target = stage.target_name(&begun.source.name_any(), &self.asked);
         let migration = self.phase.map(|_| scenario::fresh_name());
         Ok(Scene { cluster, migration, source: begun.source.clone(), target, nodes })
     }

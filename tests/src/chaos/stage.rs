@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, LogParams};
 use kube::{Api, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 use shadow_protocol::pending::{Called, target_name};
 
 use super::fault::End;
@@ -19,6 +19,30 @@ use crate::{http, migrate, scenario};
 /// Of the operator that dies where it is told to.
 const IMAGE: &str = "shadow/failpoints";
 
+/// Which application is moved. All but the forgetful one remember their queue when they connect again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A Deployment of one.
+    Deployment,
+    /// The same, which goes back to its own queue when it connects again.
+    Forgetful,
+    /// A bare pod.
+    Bare,
+    /// A StatefulSet of one.
+    StatefulSet,
+}
+
+impl Kind {
+    fn workload(self) -> Workload {
+        Workload {
+            bare: self == Self::Bare,
+            stateful_set: self == Self::StatefulSet,
+            remember: self != Self::Forgetful,
+            ..Workload::default()
+        }
+    }
+}
+
 /// What trials run on.
 pub struct Stage {
     /// The cluster.
@@ -26,7 +50,7 @@ pub struct Stage {
     /// The workload has to be made anew.
     pub(super) spoilt: bool,
     agents: Option<bool>,
-    workload: Workload,
+    kind: Kind,
 }
 
 impl Stage {
@@ -36,8 +60,7 @@ impl Stage {
         heal::all(&cluster)?;
         migrate::delete_all(&cluster).await?;
         cluster.install_operator_of(IMAGE, &[("SHADOW_FAILPOINTS", "1")]).await?;
-        let workload = Workload::default();
-        Ok(Self { cluster, spoilt: true, agents: None, workload })
+        Ok(Self { cluster, spoilt: true, agents: None, kind: Kind::Deployment })
     }
 
     /// The workload is not to be used again.
@@ -46,7 +69,7 @@ impl Stage {
     }
 
     /// Everything is there, well, and under load.
-    pub(super) async fn prepare(&mut self, agents: bool) -> anyhow::Result<()> {
+    pub(super) async fn prepare(&mut self, kind: Kind, agents: bool) -> anyhow::Result<()> {
         heal::all(&self.cluster)?;
         self.cluster = Cluster::connect().await?;
         heal::nodes_ready(&self.cluster).await?;
@@ -60,10 +83,11 @@ impl Stage {
             }
             self.agents = Some(agents);
         }
-        if self.spoilt || self.cluster.pod_of("consumer").await.is_err() {
+        let other = self.kind != kind;
+        if self.spoilt || other || self.cluster.pod_of("consumer").await.is_err() {
             Workload::remove(&self.cluster).await?;
-            self.workload.deploy(&self.cluster).await?;
-            self.spoilt = false;
+            kind.workload().deploy(&self.cluster).await?;
+            (self.spoilt, self.kind) = (false, kind);
             return Ok(());
         }
         self.fresh_producer().await
@@ -89,7 +113,7 @@ impl Stage {
         let source = self.cluster.pod_of("consumer").await?;
         let (here, there) = scenario::other_node(&self.cluster, &source)?;
         let node = if away == End::Source { there } else { here };
-        self.workload.deploy_load(&self.cluster, Some(&node)).await?;
+        self.kind.workload().deploy_load(&self.cluster, Some(&node)).await?;
         self.fresh_producer().await
     }
 
@@ -114,8 +138,31 @@ impl Stage {
         lease.spec.and_then(|spec| spec.lease_transitions).context("nobody leads")
     }
 
+    /// Memory of the operator that leads, in bytes.
+    pub(super) async fn memory(&self) -> anyhow::Result<u64> {
+        let leases: Api<Lease> = Api::namespaced(self.cluster.client.clone(), "ms2m-system");
+        let holder = leases.get("shadow-operator").await?.spec.and_then(|it| it.holder_identity);
+        let holder = holder.context("nobody leads")?;
+        for node in self.cluster.lab.nodes() {
+            let path = format!("/api/v1/nodes/{node}/proxy/stats/summary");
+            let request = http_request(&path)?;
+            let summary: Value = self.cluster.client.request(request).await?;
+            for pod in summary["pods"].as_array().into_iter().flatten() {
+                let name = pod["podRef"]["name"].as_str().unwrap_or_default();
+                if !name.is_empty() && holder.starts_with(name) {
+                    let rss = pod.pointer("/containers/0/memory/rssBytes").and_then(Value::as_u64);
+                    return rss.context("the kubelet tells no memory");
+                }
+            }
+        }
+        bail!("no kubelet knows {holder}")
+    }
+
     /// The name of the copy of a pod.
-    pub(super) fn target_name(&self, source: &str) -> String {
+    pub(super) fn target_name(&self, source: &str, asked: &Value) -> String {
+        if self.kind == Kind::StatefulSet && asked["migrationStrategy"] == "Sequential" {
+            return source.to_owned();
+        }
         target_name(Called { name: source, has_left: false, before: None })
     }
 
@@ -153,10 +200,14 @@ impl Stage {
     }
 }
 
+fn http_request(path: &str) -> anyhow::Result<::http::Request<Vec<u8>>> {
+    Ok(::http::Request::get(path).body(Vec::new())?)
+}
+
 /// The effects of one ordinary move by the operator with failpoints, as it calls them:
 /// `checkpointing/freeze/0`, in order.
 pub async fn effects_of_a_move(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
-    stage.prepare(false).await?;
+    stage.prepare(Kind::Deployment, false).await?;
     let source = stage.cluster.pod_of("consumer").await?;
     let moved = scenario::move_pod(&stage.cluster, &source, &json!({}), |_| {}).await?;
     let words = stage.operators_words().await;
