@@ -72,9 +72,14 @@ impl Cluster {
 
     /// Applies all documents of a manifest of the repository, each changed by `edit` first.
     pub async fn apply(&self, file: &str, edit: impl Fn(&mut Value)) -> anyhow::Result<()> {
-        for mut document in documents(&crate::root().join(file))? {
+        self.apply_file(&crate::root().join(file), edit).await
+    }
+
+    async fn apply_file(&self, file: &Path, edit: impl Fn(&mut Value)) -> anyhow::Result<()> {
+        for mut document in documents(file)? {
             edit(&mut document);
-            self.apply_object(document).await.with_context(|| format!("apply {file}"))?;
+            let applied = self.apply_object(document).await;
+            applied.with_context(|| format!("apply {}", file.display()))?;
         }
         Ok(())
     }
@@ -126,8 +131,20 @@ impl Cluster {
         image: &str,
         variables: &[(&str, &str)],
     ) -> anyhow::Result<()> {
-        self.apply("config/crd/bases/migration.ms2m.io_statefulmigrations.yaml", |_| {}).await?;
-        self.apply("config/rbac/role.yaml", |_| {}).await?;
+        self.install_operator_from(&crate::root(), image, variables).await
+    }
+
+    /// As [`Cluster::install_operator_of`], as another checkout's `config/` has it.
+    pub async fn install_operator_from(
+        &self,
+        root: &Path,
+        image: &str,
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<()> {
+        let file = |path: &str| root.join("config").join(path);
+        let crd = "crd/bases/migration.ms2m.io_statefulmigrations.yaml";
+        self.apply_file(&file(crd), |_| {}).await?;
+        self.apply_file(&file("rbac/role.yaml"), |_| {}).await?;
         let edit = |document: &mut Value| {
             use_lab_image(document);
             let container = document.pointer_mut("/spec/template/spec/containers/0");
@@ -137,7 +154,7 @@ impl Cluster {
                 set_env(container, name, value);
             }
         };
-        self.apply("config/manager/manager.yaml", edit).await?;
+        self.apply_file(&file("manager/manager.yaml"), edit).await?;
         // The tag is the same after a rebuild: the pod has to be a new one.
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), "ms2m-system");
         pods.delete_collection(&DeleteParams::default().grace_period(1), &ListParams::default())

@@ -10,6 +10,7 @@ pub mod http;
 pub mod migrate;
 pub mod report;
 pub mod scenario;
+pub mod upgrade;
 pub mod workload;
 
 /// Runs `work` on a runtime of this thread inside the lab's network.

@@ -14,6 +14,8 @@ use shadow_lab::Lab;
 /// The user that the operator runs as: nobody that exists on a node.
 const USER: &str = "65532:65532";
 const TAG: &str = "dev";
+/// Linked with everything it needs.
+const STATIC: &str = "-C target-feature=+crt-static";
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -81,6 +83,19 @@ pub fn push_all(lab: &Lab) -> anyhow::Result<()> {
 pub fn push_all_for_chaos(lab: &Lab) -> anyhow::Result<()> {
     push_all(lab)?;
     push_to_lab(&build(Which::Failpoints)?, lab)
+}
+
+/// Builds the operator of the checkout at `root` and pushes it as `name`.
+pub fn push_of(root: &Path, name: &'static str, lab: &Lab) -> anyhow::Result<()> {
+    let target = host_target()?;
+    let mut cargo = Command::new("cargo");
+    cargo
+        .args(["build", "--quiet", "--release", "--package", "shadow", "--target", &target])
+        .env("RUSTFLAGS", STATIC)
+        .current_dir(root);
+    finish(&mut cargo)?;
+    let bin = root.join("target").join(target).join("release");
+    push_to_lab(&[shadow_image(name, &bin, &root.join("target"))?], lab)
 }
 
 fn shadow_image(name: &'static str, bin: &Path, folder: &Path) -> anyhow::Result<Image> {
@@ -162,7 +177,7 @@ fn static_binaries(which: &[&str]) -> anyhow::Result<PathBuf> {
     cargo
         .args(["build", "--quiet", "--release", "--target", &target])
         .args(which)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+        .env("RUSTFLAGS", STATIC);
     finish(&mut cargo)?;
     Ok(shadow_e2e::root().join("target").join(target).join("release"))
 }

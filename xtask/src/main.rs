@@ -13,6 +13,7 @@ mod image;
 mod lab;
 mod sim;
 mod soak;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,8 @@ enum Task {
     Chaos(chaos::Arguments),
     /// Many migrations in a row on the lab, with faults; writes target/soak.json
     Soak(soak::Arguments),
+    /// Replace the operator by another commit's, and back, in the middle of migrations
+    Upgrade(upgrade::Arguments),
     /// Fuzz what reads other people's input (needs the nightly toolchain)
     Fuzz(fuzz::Arguments),
     /// Run everything CI runs
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Task::Bench(what) => bench::run(&what),
         Task::Chaos(arguments) => chaos::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
+        Task::Upgrade(arguments) => upgrade::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Ci => ci::run(),
     };

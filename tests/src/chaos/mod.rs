@@ -27,6 +27,8 @@ use judge::Judged;
 
 /// A migration that has not ended by then never will.
 const PATIENCE: Duration = Duration::from_mins(8);
+/// How often a fault is tried without a migration.
+const CONTROLS: usize = 3;
 /// How often the migration is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 /// For one look; a node may be gone.
@@ -116,6 +118,25 @@ impl Trial {
         all
     }
 
+    /// A few of each sort, for every day: at most ten minutes.
+    pub fn cut() -> Vec<Self> {
+        let killed = |at: &str| Self::of(Fault::OperatorKilled(at.to_owned()), Some("Pending"));
+        let soak = Soak { seed: 1, migrations: 3 };
+        let mut all = vec![
+            killed("before checkpointing/freeze/0"),
+            killed("after restoring/beside/0"),
+            killed("before finalizing/replace/0"),
+            Self::of(Fault::BrokerRestarts, Some("Restoring")),
+            Self::of(Fault::ApiServerAway, Some("Finalizing")),
+            Self::of(Fault::ProcessKilled(End::Target), Some("Replaying")),
+            Self::of(Fault::PowerOff(End::Target), Some("Restoring")),
+            Self::of(Fault::RegistryFails, Some("Transferring")),
+            Self::of(Fault::MigrationDeleted, Some("Checkpointing")),
+        ];
+        all.extend((0..soak.migrations).map(|nth| soak.trial(nth)));
+        all
+    }
+
     /// An ordinary migration with this fault.
     pub fn of(fault: Fault, phase: Option<&'static str>) -> Self {
         let agents = fault.needs_agents();
@@ -132,8 +153,22 @@ impl Trial {
         format!("{}{forgetful}", self.fault)
     }
 
-    /// Tries it. `controls` are the rows so far.
+    /// Tries it. `controls` are the rows so far. A control is tried several times, for what a fault does to
+    /// deliveries is a matter of milliseconds; the worst counts.
     pub async fn run(&self, stage: &mut Stage, controls: &[Row]) -> anyhow::Result<Row> {
+        let mut row = self.run_once(stage, controls).await?;
+        for _ in 1..if self.phase.is_none() { CONTROLS } else { 1 } {
+            let again = self.run_once(stage, controls).await?;
+            row.lost = row.lost.max(again.lost);
+            row.duplicated = row.duplicated.max(again.duplicated);
+            row.reordered = row.reordered.max(again.reordered);
+            row.redelivered = row.redelivered.max(again.redelivered);
+            row.pause_ms = row.pause_ms.max(again.pause_ms);
+        }
+        Ok(row)
+    }
+
+    async fn run_once(&self, stage: &mut Stage, controls: &[Row]) -> anyhow::Result<Row> {
         stage.prepare(self.kind, self.agents).await?;
         if let Fault::PowerOff(end) = self.fault {
             stage.load_stays_on(end).await?;
@@ -254,7 +289,9 @@ impl Trial {
         let mut wrong = Vec::new();
         let control = controls.iter().find(|it| it.fault == row.fault && it.phase.is_none());
         let allowed = control.map_or((0, 0, 0), |it| (it.lost, it.duplicated, it.reordered));
-        if row.lost > allowed.0 || row.duplicated > allowed.1 || row.reordered > allowed.2 {
+        let worse =
+            row.lost > allowed.0 || row.duplicated > allowed.1 || row.reordered > allowed.2;
+        if row.phase.is_some() && worse {
             wrong.push("messages".to_owned());
         }
         if row.phase.is_some() {
