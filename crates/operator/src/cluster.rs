@@ -4,12 +4,15 @@
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::utils::{Backoff, ResetTimerBackoff};
+use kube::runtime::watcher::ExponentialBackoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -85,6 +88,14 @@ impl Cluster {
     }
 }
 
+/// Between two attempts at a watch: an API server that was away is looked at again soon, for migrations stand
+/// still until then. Without jitter: there are few watches, and a simulation can be repeated.
+pub(crate) fn backoff() -> impl Backoff + 'static {
+    let (shortest, longest) = (Duration::from_millis(200), Duration::from_secs(2));
+    let backoff = ExponentialBackoff::new(shortest, longest, 2.0, false);
+    ResetTimerBackoff::new(backoff, Duration::from_secs(20))
+}
+
 fn follow<K>(
     api: Api<K>,
     config: watcher::Config,
@@ -97,7 +108,7 @@ where
 {
     let (store, writer) = reflector::store();
     let bell = bell.clone();
-    let stream = watcher(api, config).default_backoff().reflect(writer);
+    let stream = watcher(api, config).backoff(backoff()).reflect(writer);
     tasks.spawn(async move {
         let mut stream = std::pin::pin!(stream);
         while let Some(event) = stream.next().await {

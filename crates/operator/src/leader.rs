@@ -22,6 +22,7 @@ use shadow_api::names::SYSTEM_NAMESPACE;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::clock;
+use crate::cluster::backoff;
 
 /// Name of the Lease.
 pub const LEASE: &str = "shadow-operator";
@@ -108,7 +109,7 @@ impl Candidate {
     }
 
     fn changes(&self) -> BoxStream<'static, watcher::Result<Option<Lease>>> {
-        let changes = watcher::watch_object(self.api.clone(), LEASE).default_backoff();
+        let changes = watcher::watch_object(self.api.clone(), LEASE).backoff(backoff());
         // Whoever asks at its end only waits.
         changes.chain(futures::stream::pending()).boxed()
     }

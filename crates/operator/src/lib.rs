@@ -154,7 +154,7 @@ type Guarded = DeserializeGuard<StatefulMigration>;
 /// Starts a task for every migration and brings it the newer versions of its object.
 async fn drive(client: Client, context: Arc<Context>) {
     let api: Api<Guarded> = Api::all(client);
-    let stream = watch_objects(api, watcher::Config::default()).default_backoff();
+    let stream = watch_objects(api, watcher::Config::default()).backoff(cluster::backoff());
     let mut stream = std::pin::pin!(stream);
     let mut running: HashMap<String, watch::Sender<StatefulMigration>> = HashMap::new();
     let mut tasks = JoinSet::new();

@@ -20,7 +20,7 @@ pub enum Fault {
     OperatorKilled(String),
     /// The operator's clock jumps by so many seconds.
     ClockJumps(i64),
-    /// RabbitMQ ends and starts again.
+    /// RabbitMQ is killed and started again.
     BrokerRestarts,
     /// RabbitMQ raises its memory alarm for 10 s.
     MemoryAlarm,

@@ -88,7 +88,8 @@ impl Scene {
     }
 
     async fn restart(&self, machine: &str, part: &str, away: Duration) -> anyhow::Result<()> {
-        self.cluster.lab.stop(machine, part)?;
+        // As a crash: asked to end, the API server would first see all watches off.
+        self.cluster.lab.kill(machine, part)?;
         sleep(away).await;
         Ok(self.cluster.lab.start(machine, part)?)
     }

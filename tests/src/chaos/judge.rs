@@ -28,6 +28,7 @@ pub(super) struct Judged {
     pub(super) messages: Messages,
     pub(super) pause_ms: u64,
     pub(super) failed_probes: u64,
+    pub(super) probe_errors: Vec<String>,
     pub(super) fresh: bool,
 }
 
@@ -54,10 +55,13 @@ impl Begun {
         let producer = scenario::stop_producer(cluster).await?;
         let (ledger, applied) = worked_off(&url, &producer, &self.boot_id).await?;
         let fresh = ledger["boot_id"] != self.boot_id;
+        let (failed_probes, probe_errors) =
+            probe.map_or((0, Vec::new()), |it| (it.failed, it.first_errors));
         Ok(Judged {
+            failed_probes,
+            probe_errors,
             messages: messages(&producer, &ledger, &applied, fresh),
             pause_ms: pause_ms.max(number(&ledger, "/window/pause_ms")),
-            failed_probes: probe.map_or(0, |probe| probe.failed),
             fresh,
         })
     }

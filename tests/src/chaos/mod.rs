@@ -64,6 +64,9 @@ pub struct Row {
     pub pause_ms: u64,
     /// Probes without an answer.
     pub failed_probes: u64,
+    /// What the first of them said.
+    #[serde(default)]
+    pub probe_errors: Vec<String>,
     /// The process that lives in the end is not the one of the beginning, or its copy.
     pub fresh: bool,
     /// What should be gone.
@@ -113,8 +116,9 @@ impl Trial {
         let forgetful: Vec<Self> =
             forgetful.map(|it| Self { kind: Kind::Forgetful, ..it }).collect();
         all.extend(forgetful);
-        // Those that need agents come last: they are there from then on.
-        all.sort_by_key(|trial| trial.fault.needs_agents());
+        // Those that take long come late; and those that need agents last, which are there from then on.
+        let long = |it: &Fault| matches!(it, Fault::OperatorCut(90) | Fault::CopyCut(_, 90));
+        all.sort_by_key(|it| (it.fault.needs_agents(), long(&it.fault)));
         all
     }
 
@@ -153,11 +157,11 @@ impl Trial {
         format!("{}{forgetful}", self.fault)
     }
 
-    /// Tries it. `controls` are the rows so far. A control is tried several times, for what a fault does to
-    /// deliveries is a matter of milliseconds; the worst counts.
+    /// Tries it. `controls` are the rows so far. Where a fault has to do with deliveries, which is a matter of
+    /// milliseconds, its control is tried several times, and the worst counts.
     pub async fn run(&self, stage: &mut Stage, controls: &[Row]) -> anyhow::Result<Row> {
         let mut row = self.run_once(stage, controls).await?;
-        for _ in 1..if self.phase.is_none() { CONTROLS } else { 1 } {
+        for _ in 1..self.times() {
             let again = self.run_once(stage, controls).await?;
             row.lost = row.lost.max(again.lost);
             row.duplicated = row.duplicated.max(again.duplicated);
@@ -166,6 +170,11 @@ impl Trial {
             row.pause_ms = row.pause_ms.max(again.pause_ms);
         }
         Ok(row)
+    }
+
+    fn times(&self) -> usize {
+        let delivers = matches!(self.fault, Fault::BrokerRestarts | Fault::CopyCut(..));
+        if self.phase.is_none() && delivers { CONTROLS } else { 1 }
     }
 
     async fn run_once(&self, stage: &mut Stage, controls: &[Row]) -> anyhow::Result<Row> {
@@ -286,6 +295,7 @@ impl Trial {
         (row.lost, row.duplicated, row.reordered) = (m.lost, m.duplicated, m.reordered);
         (row.redelivered, row.failed_probes) = (m.redelivered, judged.failed_probes);
         (row.pause_ms, row.fresh) = (judged.pause_ms, judged.fresh);
+        row.probe_errors.clone_from(&judged.probe_errors);
         let mut wrong = Vec::new();
         let control = controls.iter().find(|it| it.fault == row.fault && it.phase.is_none());
         let allowed = control.map_or((0, 0, 0), |it| (it.lost, it.duplicated, it.reordered));
@@ -308,7 +318,7 @@ impl Trial {
         if row.fresh && !self.fault.destroys() && row.phase.is_some() {
             wrong.push("another process".to_owned());
         }
-        if !row.leftovers.is_empty() {
+        if !row.leftovers.is_empty() && row.phase.is_some() {
             wrong.push("leftovers".to_owned());
         }
         row.verdict = if wrong.is_empty() { "pass".to_owned() } else { wrong.join(", ") };
