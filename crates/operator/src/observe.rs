@@ -203,6 +203,7 @@ fn node(node: &core::Node, source: Option<&core::Pod>) -> Node {
             .iter()
             .any(|c| c.type_ == "Ready" && c.status == "True"),
         problems: source.map(|source| node_problems(node, source)).unwrap_or_default(),
+        full: false,
     }
 }
 
