@@ -120,7 +120,8 @@ fn waiting(status: &core::PodStatus) -> Option<String> {
     })
 }
 
-fn owner(cluster: &Cluster, pod: &core::Pod) -> Owner {
+/// Who owns a pod.
+pub fn owner(cluster: &Cluster, pod: &core::Pod) -> Owner {
     let Some(owner) = pod.owner_references().iter().find(|o| o.controller == Some(true)) else {
         return Owner::Bare;
     };
