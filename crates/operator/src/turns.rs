@@ -16,12 +16,12 @@ use kube::ResourceExt;
 use shadow_api::StatefulMigration;
 use shadow_protocol::observation::{Node, Turn};
 use shadow_protocol::pending::fits;
+use shadow_protocol::time::Time;
 
 use crate::cluster::Cluster;
 use crate::{clock, observe};
 use facts::{Facts, Stage};
 use order::{Answer, Entry, Limits, Rounds};
-use shadow_protocol::time::Time;
 
 /// Who is there, and who goes on.
 pub struct Turns {
@@ -65,11 +65,7 @@ impl Booked {
     }
 
     fn entry(&self, cluster: &Cluster, choice: &[String]) -> Entry {
-        let let_in = match &self.place {
-            Place::Out(_) => None,
-            Place::In(_, to) => Some(to.as_deref()),
-        };
-        self.facts.entry(cluster, self.round, let_in, choice, &self.unfit)
+        self.facts.entry(cluster, self.round, &self.place, choice, &self.unfit)
     }
 }
 

@@ -9,6 +9,7 @@ use shadow_broker::rabbitmq;
 use shadow_protocol::observation::Owner;
 use shadow_protocol::phase::Plan;
 
+use super::Place;
 use super::order::{Alone, Claim, Entry};
 use crate::cluster::Cluster;
 use crate::{decide as mapping, observe};
@@ -53,9 +54,9 @@ impl Facts {
         let namespace = object.namespace().unwrap_or_default();
         let spec = &object.spec;
         let created = object.creation_timestamp().map_or(0, |at| at.0.as_second());
-        let state = mapping::stored(object);
-        let plan = state.as_ref().ok().and_then(|it| it.as_ref()?.phase.plan());
-        let stage = match &state {
+        let stored = mapping::stored(object);
+        let plan = stored.as_ref().ok().and_then(|it| it.as_ref()?.phase.plan());
+        let stage = match &stored {
             Ok(None) => Stage::Pending,
             Ok(Some(state)) if state.phase.is_final() => Stage::Over,
             Ok(Some(_)) if plan.is_none() => Stage::Pending,
@@ -93,23 +94,23 @@ impl Facts {
         self.target_node.is_none()
     }
 
-    /// With the node that it was let in for, if it was: `Some(None)` where that node does not matter.
+    /// As it takes part, where `choice` are the nodes that pods may come to.
     pub fn entry(
         &self,
         cluster: &Cluster,
         round: u64,
-        let_in: Option<Option<&str>>,
+        place: &Place,
         choice: &[String],
         unfit: &BTreeSet<String>,
     ) -> Entry {
         let pod = cluster.pod(&self.namespace, &self.source_pod);
         let here = pod.as_ref().and_then(|pod| pod.spec.as_ref()?.node_name.clone());
         let from = self.planned.as_ref().map(|it| it.from.clone()).or_else(|| here.clone());
-        let to = match (&self.planned, &self.target_node, let_in) {
+        let to = match (&self.planned, &self.target_node, place) {
             (Some(planned), ..) => vec![planned.to.clone()],
             (None, Some(named), _) => vec![named.clone()],
-            (None, None, Some(chosen)) => chosen.into_iter().map(str::to_owned).collect(),
-            (None, None, None) => {
+            (None, None, Place::In(_, kept)) => kept.iter().cloned().collect(),
+            (None, None, Place::Out(_)) => {
                 let fit = |node: &&String| !unfit.contains(*node) && here.as_ref() != Some(*node);
                 choice.iter().filter(fit).cloned().collect()
             }
@@ -122,7 +123,7 @@ impl Facts {
             from,
             to,
             claims: self.claims(cluster),
-            running: self.stage == Stage::Running || let_in.is_some(),
+            running: self.stage == Stage::Running || matches!(place, Place::In(..)),
         }
     }
 
