@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, value_parser};
 use shadow_broker::rabbitmq::RabbitMq;
 use shadow_checkpoint::kubelet_archives::FOLDER;
 use shadow_operator::Outside;
 use shadow_operator::agents::Agents;
 use shadow_operator::registry::Network;
-use shadow_operator::settings::Options;
+use shadow_operator::settings::{Limits, Options};
 use shadow_protocol::spec::Settings;
 
 /// What to run.
@@ -84,6 +84,18 @@ pub struct OperatorArgs {
     /// memory of a process, its secrets included.
     #[arg(long, env = "SHADOW_KEEP_CHECKPOINTS")]
     keep_checkpoints: bool,
+    /// So many migrations go on at a time; the others wait for their turn, and touch nothing.
+    #[arg(long, env = "SHADOW_AT_ONCE", default_value_t = Limits::default().at_once)]
+    #[arg(value_parser = value_parser!(u32).range(1..))]
+    at_once: u32,
+    /// Of them so many from the same node.
+    #[arg(long, env = "SHADOW_AT_ONCE_FROM_NODE", default_value_t = Limits::default().from_node)]
+    #[arg(value_parser = value_parser!(u32).range(1..))]
+    at_once_from_node: u32,
+    /// And so many to the same node.
+    #[arg(long, env = "SHADOW_AT_ONCE_TO_NODE", default_value_t = Limits::default().to_node)]
+    #[arg(value_parser = value_parser!(u32).range(1..))]
+    at_once_to_node: u32,
     /// How long messages may wait at the switch, in milliseconds.
     #[arg(long, env = "SHADOW_PAUSE_BUDGET_MS", default_value_t = 200)]
     pause_budget: u64,
@@ -142,6 +154,11 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         no_probe: args.no_probe,
         registry_secret: args.registry_secret,
         keep_checkpoints: args.keep_checkpoints,
+        limits: Limits {
+            at_once: args.at_once,
+            from_node: args.at_once_from_node,
+            to_node: args.at_once_to_node,
+        },
         identity: identity(&args.identity),
         protocol: Settings { pause_budget_ms: args.pause_budget, ..Settings::default() },
         health,

@@ -66,6 +66,11 @@ impl Cluster {
         self.bell.subscribe()
     }
 
+    /// How often the bell has rung.
+    pub fn rung(&self) -> u64 {
+        *self.bell.borrow()
+    }
+
     /// Rings the bell, once it is called: something has happened that no store shows.
     pub fn ring(&self) -> impl FnOnce() + Send + use<> {
         let bell = self.bell.clone();

@@ -34,10 +34,11 @@ pub mod settings;
 pub mod target_pod;
 mod transfer;
 pub mod transfer_job;
+mod turns;
 mod usage;
 mod volumes;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -57,6 +58,7 @@ use leader::Candidate;
 use migration::Context;
 use registry::Registry;
 use settings::Options;
+use turns::{Presence, Turns};
 
 /// Why the operator stops.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +110,7 @@ pub async fn run(
             registry: registry.clone(),
             agents: agents.clone(),
             options: options.clone(),
+            turns: Turns::new(cluster.clone(), options.limits),
             recorder: recorder.clone(),
             generation,
         });
@@ -158,17 +161,27 @@ async fn drive(client: Client, context: Arc<Context>) {
     let mut stream = std::pin::pin!(stream);
     let mut running: HashMap<String, watch::Sender<StatefulMigration>> = HashMap::new();
     let mut tasks = JoinSet::new();
+    let mut listed = HashSet::new();
     loop {
         tokio::select! {
             biased;
             event = stream.next() => match event {
-                Some(Ok(Event::Apply(object) | Event::InitApply(object))) => {
+                Some(Ok(Event::Apply(object))) => {
+                    seen(object, &context, &mut running, &mut tasks);
+                }
+                Some(Ok(Event::InitApply(object))) => {
+                    listed.insert(object.uid().unwrap_or_default());
                     seen(object, &context, &mut running, &mut tasks);
                 }
                 Some(Ok(Event::Delete(object))) => {
                     running.remove(&object.uid().unwrap_or_default());
                 }
-                Some(Ok(Event::Init | Event::InitDone)) => {}
+                Some(Ok(Event::Init)) => listed.clear(),
+                Some(Ok(Event::InitDone)) => {
+                    // The others have gone while nobody watched.
+                    running.retain(|uid, _| listed.contains(uid));
+                    context.turns.listed();
+                }
                 Some(Err(error)) => tracing::warn!(%error, "watch failed, retrying"),
                 None => return,
             },
@@ -195,6 +208,7 @@ fn seen(
             return;
         }
     };
+    context.turns.seen(&object);
     let uid = object.uid().unwrap_or_default();
     if let Some(updates) = running.get(&uid)
         && updates.send(object.clone()).is_ok()
@@ -208,7 +222,9 @@ fn seen(
     running.insert(uid.clone(), sender);
     let context = context.clone();
     let task = async move {
+        let presence = Presence { context: context.clone(), uid: uid.clone() };
         Box::pin(migration::run(context, receiver)).await;
+        drop(presence);
         uid
     };
     tasks.spawn(tracing::Instrument::instrument(task, tracing::info_span!("migration", name)));

@@ -32,6 +32,7 @@ use crate::observe::{broker_trouble, chain};
 use crate::problems::pod_warnings;
 use crate::registry::Registry;
 use crate::settings::Options;
+use crate::turns::Turns;
 use crate::usage::Usage;
 use crate::volumes::Volume;
 use crate::{clock, decide as mapping, report};
@@ -39,6 +40,7 @@ use crate::{clock, decide as mapping, report};
 mod looking;
 mod observing;
 mod preflight;
+mod queueing;
 
 use looking::{Looked, Looking};
 
@@ -61,6 +63,8 @@ pub struct Context {
     pub agents: Option<Agents>,
     /// How the operator was started.
     pub options: Options,
+    /// Whose turn it is.
+    pub turns: Turns,
     /// Events.
     pub recorder: kube::runtime::events::Recorder,
     /// How many have led before, and this one: see `leader.rs`.
@@ -203,7 +207,9 @@ impl Migration {
             return self.unwritten(unwritten);
         }
         let spec = mapping::spec(&self.object);
-        let seen = self.observe(&spec, &state).await;
+        let Some(seen) = self.observe_in_turn(&spec, &state).await else {
+            return After::Sleep(BACKOFF.1);
+        };
         let protocol = &self.context.options.protocol;
         let decision = decide(&spec, protocol, &state, &seen, clock::now());
         if decision.state != state {
@@ -278,11 +284,12 @@ impl Migration {
             let wake = Duration::from_millis(wake);
             let wake =
                 if self.memory.trouble.is_some() { wake.max(self.memory.backoff()) } else { wake };
-            return After::Sleep(wake);
+            return After::Sleep(self.until_told(wake));
         }
         if let Some(session) = self.memory.session.take() {
             session.close().await;
         }
+        self.context.turns.left(&self.object.uid().unwrap_or_default());
         if self.object.metadata.deletion_timestamp.is_some() {
             return self.release().await;
         }
@@ -455,7 +462,7 @@ impl Migration {
 
     /// Writes a status whose state is the same when its figures or its message have changed.
     async fn report_figures(&mut self, state: &State, decision: &Decision, seen: &Observation) {
-        let recent = self.memory.reported.is_some_and(|at| at.elapsed() < REPORT_EVERY);
+        let recent = self.memory.reported.is_some_and(|at| at.elapsed() < Self::report_every(seen));
         // Nothing may delay the source while it stands still.
         if recent || state.phase.is_final() || report::standing_still(&state.phase) {
             return;

@@ -120,7 +120,8 @@ fn waiting(status: &core::PodStatus) -> Option<String> {
     })
 }
 
-fn owner(cluster: &Cluster, pod: &core::Pod) -> Owner {
+/// Who owns a pod.
+pub fn owner(cluster: &Cluster, pod: &core::Pod) -> Owner {
     let Some(owner) = pod.owner_references().iter().find(|o| o.controller == Some(true)) else {
         return Owner::Bare;
     };
@@ -203,6 +204,7 @@ fn node(node: &core::Node, source: Option<&core::Pod>) -> Node {
             .iter()
             .any(|c| c.type_ == "Ready" && c.status == "True"),
         problems: source.map(|source| node_problems(node, source)).unwrap_or_default(),
+        full: false,
     }
 }
 

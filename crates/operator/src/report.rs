@@ -8,7 +8,7 @@ use serde_json::json;
 use shadow_api::{HandoffStatus, StatefulMigration, StatefulMigrationStatus};
 use shadow_protocol::broker::Totals;
 use shadow_protocol::decide::Decision;
-use shadow_protocol::observation::{Observation, Owner};
+use shadow_protocol::observation::{Observation, Owner, Turn};
 use shadow_protocol::phase::{
     AloneStep, CutStep, FORMAT_VERSION, ParkStep, Phase, PhaseName, Plan, State,
 };
@@ -61,7 +61,7 @@ pub fn status(
     }
     status.handoff = handoff(status.handoff.take(), phase, seen);
     status.message = Some(message(decision));
-    status.conditions = conditions(&status.conditions, object, state);
+    status.conditions = conditions(&status.conditions, object, decision, seen);
     status
 }
 
@@ -201,7 +201,13 @@ fn step_name(phase: &Phase) -> &'static str {
 }
 
 /// `Ready`, and `RolledBack` once something went wrong.
-fn conditions(before: &[Condition], object: &StatefulMigration, state: &State) -> Vec<Condition> {
+fn conditions(
+    before: &[Condition],
+    object: &StatefulMigration,
+    decision: &Decision,
+    seen: &Observation,
+) -> Vec<Condition> {
+    let state = &decision.state;
     let generation = object.metadata.generation;
     let condition = |kind: &str, status: &str, reason: &str, message: String| {
         let old = before.iter().find(|c| c.type_ == kind && c.status == status);
@@ -237,6 +243,9 @@ fn conditions(before: &[Condition], object: &StatefulMigration, state: &State) -
             condition("Ready", "False", &failure.reason, failure.message.clone()),
             condition("RolledBack", "False", "RollingBack", failure.message.clone()),
         ),
+        Phase::Pending if matches!(seen.turn, Turn::Waits(_)) => {
+            (condition("Ready", "False", "Queued", message(decision)), None)
+        }
         other => {
             (condition("Ready", "False", other.name().as_str(), step_name(other).into()), None)
         }

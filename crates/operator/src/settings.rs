@@ -2,6 +2,8 @@
 
 use shadow_protocol::spec::Settings;
 
+pub use crate::turns::order::Limits;
+
 /// Options of `shadow run operator`.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -14,6 +16,8 @@ pub struct Options {
     pub registry_secret: Option<String>,
     /// Checkpoint images stay in the registry, and archives on the nodes.
     pub keep_checkpoints: bool,
+    /// How many migrations may go on at once.
+    pub limits: Limits,
     /// The protocol's settings.
     pub protocol: Settings,
     /// By which it is known among operators, one of which leads; absent: it leads always.

@@ -2,7 +2,7 @@
 //! answer, so a restart between any two lines of the operator is harmless.
 
 use crate::effect::Effect;
-use crate::observation::{Interest, Observation, Pod};
+use crate::observation::{Interest, Observation, Pod, Turn};
 use crate::phase::{
     AloneStep, Attempt, CutStep, Failure, ParkStep, Phase, Plan, Reached, RestoreStep, State,
     SwitchStep, Undo,
@@ -13,6 +13,8 @@ use crate::{handoff, hop, pending, sequential, switch, unwind};
 
 /// Wake-up in milliseconds while the broker does not answer.
 const BLIND: u64 = 100;
+/// And while it is not its turn: who ends wakes the others.
+const QUEUED: u64 = 3_600_000;
 
 /// What the present step comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +123,14 @@ pub fn decide(
     let todo = effects(spec, &state.phase);
     let next = match preempted(spec, state, seen) {
         Some(failure) => Next::Fail(failure),
+        None if let Some(why) = queued(&state.phase, seen) => {
+            return Decision {
+                state: state.clone(),
+                effects: Vec::new(),
+                wake: Some(QUEUED),
+                waiting: format!("its turn: {why}"),
+            };
+        }
         None if blind(&state.phase, seen) => Next::Wait(BLIND, "the broker to answer".to_owned()),
         None if hop::unheard(&state.phase, seen) => {
             Next::Wait(BLIND, "the source to return to the broker, or to be gone".to_owned())
@@ -141,6 +151,14 @@ pub fn decide(
         }
         Next::Go(phase) => moved(spec, state, *phase, now),
         Next::Fail(failure) => moved(spec, state, give_up(&state.phase, failure), now),
+    }
+}
+
+/// Why it is not its turn. Nothing is done then, and no deadline runs.
+fn queued<'a>(phase: &Phase, seen: &'a Observation) -> Option<&'a str> {
+    match &seen.turn {
+        Turn::Waits(why) if *phase == Phase::Pending => Some(why),
+        _ => None,
     }
 }
 
@@ -187,7 +205,11 @@ fn preempted(spec: &Spec, state: &State, seen: &Observation) -> Option<Failure> 
 fn overdue(settings: &Settings, state: &State, seen: &Observation, now: Time, next: Next) -> Next {
     let Next::Wait(_, waiting) = &next else { return next };
     let Some(limit) = deadline(&state.phase, settings) else { return next };
-    if now.since(state.since) <= limit || !can_be_undone(&state.phase, seen) {
+    let since = match seen.turn {
+        Turn::Since(turn) if state.phase == Phase::Pending => turn.max(state.since),
+        _ => state.since,
+    };
+    if now.since(since) <= limit || !can_be_undone(&state.phase, seen) {
         return next;
     }
     let (reason, why) = match &seen.trouble {

@@ -108,6 +108,8 @@ pub struct Node {
     pub ready: bool,
     /// What keeps it from taking a copy of the source, a sentence each.
     pub problems: Vec<String>,
+    /// As many migrations come to it as may at once.
+    pub full: bool,
 }
 
 /// A StatefulSet, as far as it says which of its pods goes when it gets smaller.
@@ -275,9 +277,26 @@ pub struct Trouble {
     pub permanent: bool,
 }
 
+/// Whether it is a migration's turn. Only phase Pending waits for that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turn {
+    /// It is, since then.
+    Since(Time),
+    /// Others come first; the text says who, or how many.
+    Waits(String),
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self::Since(Time::default())
+    }
+}
+
 /// The world now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observation {
+    /// Whether it is its turn.
+    pub turn: Turn,
     /// When this operator had carried out all effects of the present step; absent while it hasn't.
     pub acted: Option<Time>,
     /// This operator itself has gone into the present step: nobody else has acted in it.

@@ -361,14 +361,16 @@ fn checks_passed(spec: &Spec, target: &str, preflight: &Preflight) -> Checked<()
     }
 }
 
+/// Whether `node` takes the pod that is on node `source`, were there room.
+pub fn fits(node: &Node, source: &str) -> bool {
+    node.schedulable && node.ready && node.problems.is_empty() && node.name != source
+}
+
 /// The node that is named or, if none is, the first that takes the pod.
 pub fn target<'a>(spec: &Spec, source: &str, nodes: &'a [Node]) -> Option<&'a Node> {
-    let usable = |node: &&Node| {
-        node.schedulable && node.ready && node.problems.is_empty() && node.name != source
-    };
     match &spec.target_node {
         Some(wanted) => nodes.iter().find(|node| node.name == *wanted),
-        None => nodes.iter().find(usable),
+        None => nodes.iter().find(|node| fits(node, source) && !node.full),
     }
 }
 
@@ -378,6 +380,9 @@ fn target_node(spec: &Spec, pod: &Pod, preflight: &Preflight) -> Checked<String>
     let Some(wanted) = &spec.target_node else {
         return match found {
             Some(node) => Ok(node.name.clone()),
+            None if preflight.nodes.iter().any(|node| fits(node, source)) => {
+                unknown("room on a node that takes the pod")
+            }
             None => no(
                 "NoTargetNode",
                 format!("no node but {source} is ready and takes the pod; name one to see why"),

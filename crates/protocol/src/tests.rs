@@ -32,6 +32,7 @@ mod park;
 mod pin;
 mod refused;
 mod sequential;
+mod turn;
 mod way_back;
 
 const Q: &str = "app.events";
@@ -87,7 +88,7 @@ fn pod(uid: &str, node: &str, container: &str) -> Pod {
 }
 
 fn node(name: &str) -> Node {
-    Node { name: name.into(), schedulable: true, ready: true, problems: Vec::new() }
+    Node { name: name.into(), schedulable: true, ready: true, problems: Vec::new(), full: false }
 }
 
 fn binding() -> Binding {

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shadow_broker::memory::{self, Call, MemoryConnector};
-use shadow_operator::settings::Options;
+use shadow_operator::settings::{Limits, Options};
 use shadow_operator::{Outside, clock};
 use shadow_protocol::phase::State;
 use shadow_protocol::spec::Settings;
@@ -140,6 +140,7 @@ impl Shop {
             no_probe: true,
             registry_secret: None,
             keep_checkpoints: false,
+            limits: Limits::default(),
             protocol: Settings::default(),
             identity: Some(client.to_owned()),
             health: None,

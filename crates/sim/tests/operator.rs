@@ -164,3 +164,14 @@ fn a_watch_that_must_begin_anew_loses_nothing() {
         }
     }
 }
+
+#[test]
+fn a_second_migration_of_the_same_pod_waits_and_is_then_refused() {
+    for (plan, _) in ordinary() {
+        let plan = with(&plan, Fault::World(300, WorldFault::SecondMigration));
+        assert_eq!(assert_clean(&plan), "Completed");
+        let left = run(&plan).left;
+        let refused = |it: &&String| it.contains("SourceNotFound") || it.contains("TargetIsSource");
+        assert_eq!(left.iter().filter(refused).count(), 1, "{left:#?}");
+    }
+}

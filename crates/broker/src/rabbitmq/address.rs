@@ -86,6 +86,14 @@ impl Address {
     }
 }
 
+/// The broker and its vhost that `url` names, to tell whether two names are the same. What is no URL is only
+/// the same as itself.
+pub fn place(url: &str) -> String {
+    let target = Target { url: url.to_owned(), management_url: None };
+    let address = Address::parse(&target);
+    address.map_or_else(|_| url.to_owned(), |it| format!("{} {}", it.label(), it.vhost))
+}
+
 /// The management API's base and authorization: as given, or the broker's own host with the
 /// plugin's default port (15672; 15671 with TLS).
 fn management(

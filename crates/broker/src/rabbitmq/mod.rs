@@ -29,6 +29,8 @@ mod survey;
 mod table;
 mod topology;
 
+pub use address::place;
+
 /// Opens sessions with RabbitMQ 4.
 #[derive(Debug, Clone, Default)]
 pub struct RabbitMq {

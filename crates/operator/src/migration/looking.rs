@@ -132,6 +132,7 @@ impl Migration {
             self.memory.looking = None;
             self.memory.looked.insert(target, looked);
             self.add_problems(&mut found.nodes);
+            self.choose(spec, pod, &mut found.nodes);
         }
     }
 

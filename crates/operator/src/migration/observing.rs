@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt};
 use shadow_protocol::decide::interest;
 use shadow_protocol::names::{Names, control_queue, lock_queue};
-use shadow_protocol::observation::{self, BrokerView, Heir, Observation, Trouble};
+use shadow_protocol::observation::{self, BrokerView, Heir, Observation, Trouble, Turn};
 use shadow_protocol::pending::{Called, target_name};
 use shadow_protocol::phase::{Phase, Pin, Plan, State};
 use shadow_protocol::spec::Spec;
@@ -93,6 +93,7 @@ impl Migration {
             _ => None,
         };
         Observation {
+            turn: Turn::default(),
             acted: self.memory.acted,
             own: self.memory.own,
             trouble: self.memory.trouble.clone(),

@@ -78,6 +78,7 @@ impl Migration {
         let source = source.filter(|(_, seen)| seen.running);
         if let Some((pod, seen)) = source {
             self.look_at_volumes(pod, found).await?;
+            self.choose(spec, pod, &mut found.nodes);
             if seen.problems.is_empty() {
                 self.look(spec, pod, found);
             }

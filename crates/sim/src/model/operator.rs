@@ -8,7 +8,7 @@ use shadow_protocol::broker::{Binding, Counts, Emptiness, Topology};
 use shadow_protocol::decide::{Decision, decide, interest};
 use shadow_protocol::effect::Effect;
 use shadow_protocol::observation::{
-    self, Archive, BrokerView, Container, Heir, Job, Observation, Owner, PrePull,
+    self, Archive, BrokerView, Container, Heir, Job, Observation, Owner, PrePull, Turn,
 };
 use shadow_protocol::phase::{
     AloneStep, CutStep, Hop, ParkStep, Phase, Pin, Plan, RestoreStep, State,
@@ -289,6 +289,7 @@ fn observe(situation: &Situation) -> Observation {
     let wanted = interest(phase);
     let pod = |who| situation.pod(who).map(|pod| seen(pod, who, situation.habits.remembers));
     Observation {
+        turn: Turn::default(),
         standby: None,
         acted: situation.operator.acted,
         own: situation.operator.own,

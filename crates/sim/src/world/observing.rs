@@ -8,7 +8,7 @@ use shadow_protocol::decide::interest;
 use shadow_protocol::names::control_queue;
 use shadow_protocol::observation::{
     BrokerView, Heir, Interest, Job as SeenJob, Node, Observation, PodsOfSet, PrePull, Preflight,
-    Rollout,
+    Rollout, Turn,
 };
 use shadow_protocol::pending::{Called, target_name};
 use shadow_protocol::phase::{Evidence, Plan, State};
@@ -33,6 +33,7 @@ impl World {
         let seen =
             |pod: usize| self.pods[pod].seen(self.scenario.owner, self.scenario.habits.remembers);
         let mut observation = Observation {
+            turn: Turn::default(),
             acted: self.operator.acted,
             own: self.operator.own,
             trouble: self.operator.trouble.clone(),
@@ -173,6 +174,7 @@ impl World {
             schedulable: true,
             ready: true,
             problems: Vec::new(),
+            full: false,
         };
         Preflight {
             nodes: NODES.iter().map(node).collect(),
