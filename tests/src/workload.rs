@@ -143,7 +143,8 @@ impl Workload {
     /// Deploys publishers and probe, on this node if it is named.
     pub async fn deploy_load(&self, cluster: &Cluster, node: Option<&str>) -> anyhow::Result<()> {
         let place = |object: &mut Value| {
-            let pod = if object["kind"] == "Pod" { object } else { &mut object["spec"]["template"] };
+            let pod =
+                if object["kind"] == "Pod" { object } else { &mut object["spec"]["template"] };
             pod["spec"]["nodeSelector"] = match node {
                 Some(node) => json!({ "kubernetes.io/hostname": node }),
                 None => Value::Null,

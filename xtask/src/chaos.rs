@@ -86,10 +86,7 @@ async fn kills(stage: &mut Stage) -> anyhow::Result<Vec<Trial>> {
     let effects = effects_of_a_move(stage).await?;
     let trial = |at: String| Trial::of(Fault::OperatorKilled(at), Some("Pending"));
     let sides = ["before", "after"];
-    Ok(effects
-        .iter()
-        .flat_map(|at| sides.map(|side| trial(format!("{side} {at}"))))
-        .collect())
+    Ok(effects.iter().flat_map(|at| sides.map(|side| trial(format!("{side} {at}")))).collect())
 }
 
 fn before(file: &std::path::Path) -> anyhow::Result<Vec<Row>> {

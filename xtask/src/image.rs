@@ -143,7 +143,11 @@ fn build(which: Which) -> anyhow::Result<Vec<Image>> {
     let mut packages = Vec::new();
     packages.extend(wanted(Which::Shadow).then_some(["--package", "shadow"]));
     packages.extend(wanted(Which::Workload).then_some(["--package", "shadow-workloads"]));
-    let bin = if packages.is_empty() { PathBuf::new() } else { static_binaries(packages.as_flattened())? };
+    let bin = if packages.is_empty() {
+        PathBuf::new()
+    } else {
+        static_binaries(packages.as_flattened())?
+    };
     let mut images = Vec::new();
     if wanted(Which::Shadow) {
         images.push(shadow_image("shadow/shadow", &bin, &folder)?);

@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
@@ -97,8 +98,9 @@ impl Cluster {
 /// still until then. Without jitter: there are few watches, and a simulation can be repeated.
 pub(crate) fn backoff() -> impl Backoff + 'static {
     let (shortest, longest) = (Duration::from_millis(200), Duration::from_secs(2));
-    let backoff = ExponentialBackoff::new(shortest, longest, 2.0, false);
-    ResetTimerBackoff::new(backoff, Duration::from_secs(20))
+    let growing = ExponentialBuilder::default().with_factor(2.0).without_max_times();
+    let growing = growing.with_min_delay(shortest).with_max_delay(longest);
+    ResetTimerBackoff::new(ExponentialBackoff::from(growing), Duration::from_secs(20))
 }
 
 fn follow<K>(

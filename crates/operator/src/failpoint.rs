@@ -37,7 +37,7 @@ mod on {
 
     use kube::ResourceExt as _;
 
-    use super::{Step, StatefulMigration, When};
+    use super::{StatefulMigration, Step, When};
 
     const KILL: &str = "failpoint.ms2m.io/kill";
     const CLOCK: &str = "failpoint.ms2m.io/clock";

@@ -58,8 +58,6 @@ pub enum Fault {
     Aborted,
 }
 
-use Fault::*;
-
 /// From when on a migration has a target that can be harmed.
 const WITH_TARGET: [&str; 3] = ["Restoring", "Replaying", "Finalizing"];
 /// Before the checkpoint, after it, and at the switch.
@@ -70,30 +68,47 @@ const CARRYING: [&str; 3] = ["Pending", "Checkpointing", "Transferring"];
 impl Fault {
     /// All that are tried at three phases each.
     pub fn all() -> Vec<Self> {
-        let mut all = vec![Nothing, BrokerRestarts, MemoryAlarm];
+        let mut all = vec![Self::Nothing, Self::BrokerRestarts, Self::MemoryAlarm];
         for seconds in [1, 10, 90] {
-            all.push(OperatorCut(seconds));
-            all.extend([End::Source, End::Target].map(|end| CopyCut(end, seconds)));
+            all.push(Self::OperatorCut(seconds));
+            all.extend([End::Source, End::Target].map(|end| Self::CopyCut(end, seconds)));
         }
-        all.push(ApiServerAway);
-        for of in [KubeletKilled, RuntimeKilled, ProcessKilled, PodDeleted, PowerOff, AgentKilled] {
+        all.push(Self::ApiServerAway);
+        for of in [
+            Self::KubeletKilled,
+            Self::RuntimeKilled,
+            Self::ProcessKilled,
+            Self::PodDeleted,
+            Self::PowerOff,
+            Self::AgentKilled,
+        ] {
             all.extend([of(End::Source), of(End::Target)]);
         }
-        all.extend([DiskFull, RegistryAway, RegistryFails, JobDeleted, SecretDeleted]);
-        all.extend([MigrationDeleted, Aborted, ClockJumps(3_600), ClockJumps(-3_600)]);
+        all.extend([
+            Self::DiskFull,
+            Self::RegistryAway,
+            Self::RegistryFails,
+            Self::JobDeleted,
+            Self::SecretDeleted,
+        ]);
+        all.extend([
+            Self::MigrationDeleted,
+            Self::Aborted,
+            Self::ClockJumps(3_600),
+            Self::ClockJumps(-3_600),
+        ]);
         all
     }
 
     /// In which phases it happens.
     pub fn phases(&self) -> &'static [&'static str] {
         match self {
-            Nothing => &["Pending"],
-            RegistryAway | RegistryFails | JobDeleted => &CARRYING,
-            DiskFull => &["Checkpointing", "Transferring", "Restoring"],
-            ProcessKilled(End::Target) | PodDeleted(End::Target) | CopyCut(End::Target, _) => {
-                &WITH_TARGET
-            }
-            OperatorKilled(_) => &["Pending"],
+            Self::Nothing | Self::OperatorKilled(_) => &["Pending"],
+            Self::RegistryAway | Self::RegistryFails | Self::JobDeleted => &CARRYING,
+            Self::DiskFull => &["Checkpointing", "Transferring", "Restoring"],
+            Self::ProcessKilled(End::Target)
+            | Self::PodDeleted(End::Target)
+            | Self::CopyCut(End::Target, _) => &WITH_TARGET,
             _ => &ALL_OVER,
         }
     }
@@ -101,21 +116,28 @@ impl Fault {
     /// It says something to do it without a migration beside it.
     pub fn has_control(&self) -> bool {
         match self {
-            BrokerRestarts | MemoryAlarm | CopyCut(End::Source, _) | ApiServerAway => true,
-            KubeletKilled(_) | RuntimeKilled(_) | RegistryAway => true,
-            ProcessKilled(end) | PodDeleted(end) | PowerOff(end) => *end == End::Source,
+            Self::BrokerRestarts
+            | Self::MemoryAlarm
+            | Self::CopyCut(End::Source, _)
+            | Self::ApiServerAway
+            | Self::KubeletKilled(_)
+            | Self::RuntimeKilled(_)
+            | Self::RegistryAway => true,
+            Self::ProcessKilled(end) | Self::PodDeleted(end) | Self::PowerOff(end) => {
+                *end == End::Source
+            }
             _ => false,
         }
     }
 
     /// It may destroy the only copy of the state.
     pub fn destroys(&self) -> bool {
-        matches!(self, ProcessKilled(_) | PodDeleted(_) | PowerOff(_))
+        matches!(self, Self::ProcessKilled(_) | Self::PodDeleted(_) | Self::PowerOff(_))
     }
 
     /// It needs node agents, and transfer mode Direct.
     pub fn needs_agents(&self) -> bool {
-        matches!(self, AgentKilled(_))
+        matches!(self, Self::AgentKilled(_))
     }
 }
 
@@ -123,27 +145,27 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let of = |end: &End| if *end == End::Source { "source" } else { "target" };
         match self {
-            Nothing => write!(f, "nothing"),
-            OperatorKilled(at) => write!(f, "operator killed {at}"),
-            ClockJumps(seconds) => write!(f, "operator's clock jumps by {seconds} s"),
-            BrokerRestarts => write!(f, "broker restarts"),
-            MemoryAlarm => write!(f, "broker's memory alarm"),
-            OperatorCut(seconds) => write!(f, "operator cut from broker for {seconds} s"),
-            CopyCut(end, seconds) => write!(f, "{} cut from broker for {seconds} s", of(end)),
-            ApiServerAway => write!(f, "API server away for 20 s"),
-            KubeletKilled(end) => write!(f, "{}'s kubelet killed", of(end)),
-            RuntimeKilled(end) => write!(f, "{}'s CRI-O killed", of(end)),
-            AgentKilled(end) => write!(f, "{}'s agent killed", of(end)),
-            PowerOff(end) => write!(f, "{}'s node powered off", of(end)),
-            DiskFull => write!(f, "target's disk full"),
-            RegistryAway => write!(f, "registry away for 15 s"),
-            RegistryFails => write!(f, "registry answers 500 for 15 s"),
-            ProcessKilled(end) => write!(f, "{} process killed", of(end)),
-            PodDeleted(end) => write!(f, "{} pod deleted", of(end)),
-            JobDeleted => write!(f, "Job deleted"),
-            SecretDeleted => write!(f, "Secret deleted for 10 s"),
-            MigrationDeleted => write!(f, "migration deleted"),
-            Aborted => write!(f, "migration aborted"),
+            Self::Nothing => write!(f, "nothing"),
+            Self::OperatorKilled(at) => write!(f, "operator killed {at}"),
+            Self::ClockJumps(seconds) => write!(f, "operator's clock jumps by {seconds} s"),
+            Self::BrokerRestarts => write!(f, "broker restarts"),
+            Self::MemoryAlarm => write!(f, "broker's memory alarm"),
+            Self::OperatorCut(seconds) => write!(f, "operator cut from broker for {seconds} s"),
+            Self::CopyCut(end, seconds) => write!(f, "{} cut from broker for {seconds} s", of(end)),
+            Self::ApiServerAway => write!(f, "API server away for 20 s"),
+            Self::KubeletKilled(end) => write!(f, "{}'s kubelet killed", of(end)),
+            Self::RuntimeKilled(end) => write!(f, "{}'s CRI-O killed", of(end)),
+            Self::AgentKilled(end) => write!(f, "{}'s agent killed", of(end)),
+            Self::PowerOff(end) => write!(f, "{}'s node powered off", of(end)),
+            Self::DiskFull => write!(f, "target's disk full"),
+            Self::RegistryAway => write!(f, "registry away for 15 s"),
+            Self::RegistryFails => write!(f, "registry answers 500 for 15 s"),
+            Self::ProcessKilled(end) => write!(f, "{} process killed", of(end)),
+            Self::PodDeleted(end) => write!(f, "{} pod deleted", of(end)),
+            Self::JobDeleted => write!(f, "Job deleted"),
+            Self::SecretDeleted => write!(f, "Secret deleted for 10 s"),
+            Self::MigrationDeleted => write!(f, "migration deleted"),
+            Self::Aborted => write!(f, "migration aborted"),
         }
     }
 }

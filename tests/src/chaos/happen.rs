@@ -175,7 +175,8 @@ impl Scene {
         let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), "ms2m-system");
         let agents = ListParams::default().labels("app.kubernetes.io/name=ms2m-agent");
         let found = pods.list(&agents).await?;
-        let on = |pod: &&Pod| pod.spec.as_ref().and_then(|it| it.node_name.as_deref()) == Some(node);
+        let on =
+            |pod: &&Pod| pod.spec.as_ref().and_then(|it| it.node_name.as_deref()) == Some(node);
         let agent = found.iter().find(on).context("no agent on the node")?;
         self.cluster.kill_container(agent, node)
     }
@@ -194,12 +195,15 @@ impl Scene {
     }
 
     async fn ended(&self) -> anyhow::Result<()> {
-        let Some(name) = &self.migration else { return Ok(sleep(FOR_A_WHILE).await) };
+        let Some(name) = &self.migration else {
+            sleep(FOR_A_WHILE).await;
+            return Ok(());
+        };
         wait_for("the migration to end", Duration::from_mins(6), async || {
             let found = migrations(&self.cluster).get_opt(name).await?;
-            let over = found.as_ref().is_none_or(|it| {
-                matches!(crate::migrate::phase(it), "Completed" | "Failed")
-            });
+            let over = found
+                .as_ref()
+                .is_none_or(|it| matches!(crate::migrate::phase(it), "Completed" | "Failed"));
             Ok(over.then_some(()))
         })
         .await

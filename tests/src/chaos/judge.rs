@@ -45,11 +45,7 @@ impl Begun {
 
     /// Waits until somebody consumes, ends the load and counts. The survivor's own pause counts from the
     /// beginning, or from where its window was begun anew at the switch.
-    pub(super) async fn judge(
-        &self,
-        cluster: &Cluster,
-        pause_ms: u64,
-    ) -> anyhow::Result<Judged> {
+    pub(super) async fn judge(&self, cluster: &Cluster, pause_ms: u64) -> anyhow::Result<Judged> {
         let url = alive(cluster).await?;
         let probe = scenario::probe(cluster).await.ok().flatten();
         let producer = scenario::stop_producer(cluster).await?;

@@ -13,6 +13,8 @@ use anyhow::Context;
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use shadow_api::StatefulMigration;
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 pub use fault::{End, Fault};
@@ -34,8 +36,15 @@ const LOOK: Duration = Duration::from_millis(50);
 /// For one look; a node may be gone.
 const ANSWER: Duration = Duration::from_secs(1);
 /// In the order in which a migration goes through them.
-const PHASES: [&str; 7] =
-    ["Pending", "Checkpointing", "Transferring", "Restoring", "Replaying", "Finalizing", "Completed"];
+const PHASES: [&str; 7] = [
+    "Pending",
+    "Checkpointing",
+    "Transferring",
+    "Restoring",
+    "Replaying",
+    "Finalizing",
+    "Completed",
+];
 
 /// What has come of one fault at one moment.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -111,7 +120,8 @@ impl Trial {
             }
         }
         // What the broker's faults are to an application that forgets where it was told to be.
-        let forgets = |it: &&Self| matches!(it.fault, Fault::BrokerRestarts | Fault::CopyCut(_, 90));
+        let forgets =
+            |it: &&Self| matches!(it.fault, Fault::BrokerRestarts | Fault::CopyCut(_, 90));
         let forgetful = all.iter().filter(forgets).cloned();
         let forgetful: Vec<Self> =
             forgetful.map(|it| Self { kind: Kind::Forgetful, ..it }).collect();
@@ -160,9 +170,9 @@ impl Trial {
     /// Tries it. `controls` are the rows so far. Where a fault has to do with deliveries, which is a matter of
     /// milliseconds, its control is tried several times, and the worst counts.
     pub async fn run(&self, stage: &mut Stage, controls: &[Row]) -> anyhow::Result<Row> {
-        let mut row = self.run_once(stage, controls).await?;
+        let mut row = Box::pin(self.run_once(stage, controls)).await?;
         for _ in 1..self.times() {
-            let again = self.run_once(stage, controls).await?;
+            let again = Box::pin(self.run_once(stage, controls)).await?;
             row.lost = row.lost.max(again.lost);
             row.duplicated = row.duplicated.max(again.duplicated);
             row.reordered = row.reordered.max(again.reordered);
@@ -203,7 +213,7 @@ impl Trial {
         }
         // A node that was booted is another machine.
         stage.cluster = Cluster::connect().await?;
-        let judged = begun.judge(&stage.cluster, seen.watched.0.pause_ms).await?;
+        let judged = begun.judge(&stage.cluster, seen.watched.pause_ms).await?;
         row.leftovers = stage.leftovers(scene.migration.as_deref()).await?;
         self.verdict(&mut row, &judged, controls);
         stage.spoilt |= judged.fresh || !row.is_good();
@@ -249,7 +259,7 @@ impl Trial {
 
     /// Follows the migration to its end; when it comes to the phase, it happens.
     async fn follow(&self, scene: &Scene, name: &str, mut seen: Seen) -> anyhow::Result<Seen> {
-        let due = tokio::sync::Notify::new();
+        let due = Notify::new();
         let happen = async {
             due.notified().await;
             scene.happen(&self.fault).await
@@ -257,33 +267,20 @@ impl Trial {
         let wanted = rank(self.phase.unwrap_or_default());
         let watch = async {
             let began = Instant::now();
-            loop {
-                let found = timeout(ANSWER, migrations(&scene.cluster).get_opt(name)).await;
-                if let Ok(Ok(found)) = found {
-                    let Some(object) = found else {
-                        seen.outcome = "Gone".to_owned();
-                        due.notify_one();
-                        break;
-                    };
-                    if rank(phase(&object)) >= wanted && !phase(&object).is_empty() {
-                        due.notify_one();
-                    }
-                    let _ = timeout(ANSWER, seen.watched.look(&scene.cluster, &object)).await;
-                    if matches!(phase(&object), "Completed" | "Failed") {
-                        phase(&object).clone_into(&mut seen.outcome);
-                        let status = object.status.unwrap_or_default();
-                        seen.message = status.message.unwrap_or_default();
-                        due.notify_one();
-                        break;
-                    }
-                }
-                if began.elapsed() > PATIENCE {
-                    seen.outcome = "Hung".to_owned();
-                    due.notify_one();
-                    break;
-                }
+            while seen.outcome.is_empty() {
                 sleep(LOOK).await;
+                if began.elapsed() > PATIENCE {
+                    "Hung".clone_into(&mut seen.outcome);
+                }
+                let found = timeout(ANSWER, migrations(&scene.cluster).get_opt(name)).await;
+                if let Ok(Ok(found)) = found
+                    && seen.look(&scene.cluster, found).await >= Some(wanted)
+                {
+                    due.notify_one();
+                }
             }
+            // Whoever waits for a phase that never came.
+            due.notify_one();
         };
         let (happened, ()) = tokio::join!(happen, watch);
         happened.with_context(|| format!("let it happen: {}", self.fault))?;
@@ -299,8 +296,7 @@ impl Trial {
         let mut wrong = Vec::new();
         let control = controls.iter().find(|it| it.fault == row.fault && it.phase.is_none());
         let allowed = control.map_or((0, 0, 0), |it| (it.lost, it.duplicated, it.reordered));
-        let worse =
-            row.lost > allowed.0 || row.duplicated > allowed.1 || row.reordered > allowed.2;
+        let worse = row.lost > allowed.0 || row.duplicated > allowed.1 || row.reordered > allowed.2;
         if row.phase.is_some() && worse {
             wrong.push("messages".to_owned());
         }
@@ -329,25 +325,29 @@ impl Trial {
 struct Seen {
     outcome: String,
     message: String,
-    watched: Tolerant,
+    watched: Watched,
 }
 
 impl Seen {
     fn new(begun: &judge::Begun) -> Self {
-        Self {
-            outcome: String::new(),
-            message: String::new(),
-            watched: Tolerant(Watched::of(&begun.url)),
-        }
+        Self { outcome: String::new(), message: String::new(), watched: Watched::of(&begun.url) }
     }
-}
 
-/// Whoever can't be asked is asked again.
-struct Tolerant(Watched);
-
-impl Tolerant {
-    async fn look(&mut self, cluster: &Cluster, object: &shadow_api::StatefulMigration) {
-        let _ = self.0.look(cluster, object, &scenario::Source::default()).await;
+    /// Looks at the migration, if there is one, and gives how far it has come.
+    async fn look(&mut self, cluster: &Cluster, found: Option<StatefulMigration>) -> Option<usize> {
+        let Some(object) = found else {
+            "Gone".clone_into(&mut self.outcome);
+            return None;
+        };
+        // Whoever can't be asked is asked again.
+        let source = scenario::Source::default();
+        let _ = timeout(ANSWER, self.watched.look(cluster, &object, &source)).await;
+        if matches!(phase(&object), "Completed" | "Failed") {
+            phase(&object).clone_into(&mut self.outcome);
+            let status = object.status.as_ref().and_then(|status| status.message.clone());
+            self.message = status.unwrap_or_default();
+        }
+        Some(phase(&object)).filter(|phase| !phase.is_empty()).map(rank)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The workload, the operator and the agents between the trials: made anew where one has spoilt them.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -192,7 +193,8 @@ impl Stage {
             for previous in [true, false] {
                 let params = LogParams { previous, ..LogParams::default() };
                 if let Ok(log) = pods.logs(&pod.name_any(), &params).await {
-                    words += &format!("--- {} (previous: {previous})\n{log}\n", pod.name_any());
+                    let name = pod.name_any();
+                    let _ = writeln!(words, "--- {name} (previous: {previous})\n{log}");
                 }
             }
         }

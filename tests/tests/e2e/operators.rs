@@ -97,7 +97,7 @@ fn a_killed_leader_is_followed_within_five_seconds() -> anyhow::Result<()> {
     let _alone = alone();
     in_lab(async {
         for when in ["Transferring", "Replaying"] {
-            let took = move_without(when, Way::Killed).await?;
+            let took = Box::pin(move_without(when, Way::Killed)).await?;
             println!("{when}: another one led after {} ms", took.as_millis());
             ensure!(took < TAKES_OVER, "it took {took:?}");
         }
@@ -109,7 +109,7 @@ fn a_killed_leader_is_followed_within_five_seconds() -> anyhow::Result<()> {
 fn a_leader_that_is_asked_to_end_hands_over_at_once() -> anyhow::Result<()> {
     let _alone = alone();
     in_lab(async {
-        let took = move_without("Replaying", Way::AskedToEnd).await?;
+        let took = Box::pin(move_without("Replaying", Way::AskedToEnd)).await?;
         println!("another one led after {} ms", took.as_millis());
         ensure!(took < HANDS_OVER, "it took {took:?}");
         Ok(())
