@@ -42,6 +42,7 @@ struct Books {
 
 struct Booked {
     facts: Facts,
+    /// 0: it went on already when this began.
     round: u64,
     place: Place,
     /// Nodes that were found not to take the pod.
@@ -127,14 +128,11 @@ impl Turns {
     pub fn listed(&self) {
         let mut books = self.books();
         if !std::mem::replace(&mut books.listed, true) {
-            let mut all: Vec<(String, Facts)> =
-                books.booked.iter().map(|(uid, it)| (uid.clone(), it.facts.clone())).collect();
-            // Who goes on has had its round.
-            all.sort_by(|(_, a), (_, b)| {
-                let key = |it: &Facts| it.stage == Stage::Pending;
-                (key(a), a.age()).cmp(&(key(b), b.age()))
-            });
-            for (uid, facts) in all {
+            let waiting = books.booked.iter().filter(|(_, it)| it.waits());
+            let mut waiting: Vec<(String, Facts)> =
+                waiting.map(|(uid, it)| (uid.clone(), it.facts.clone())).collect();
+            waiting.sort_by(|(_, a), (_, b)| a.age().cmp(&b.age()));
+            for (uid, facts) in waiting {
                 let round = books.round(&facts);
                 if let Some(booked) = books.booked.get_mut(&uid) {
                     booked.round = round;

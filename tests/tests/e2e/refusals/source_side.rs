@@ -153,7 +153,7 @@ fn an_exclusive_queue_is_refused() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_queue_that_is_being_migrated_is_left_to_the_first() -> anyhow::Result<()> {
+fn a_second_migration_of_the_same_pod_waits_for_the_first_and_is_refused() -> anyhow::Result<()> {
     let _alone = alone();
     in_lab(async {
         let world = Untouched::deployed(&Workload::default()).await?;
@@ -164,20 +164,24 @@ fn a_queue_that_is_being_migrated_is_left_to_the_first() -> anyhow::Result<()> {
                 Ok(all.items.into_iter().find(|one| phase(one) == "Checkpointing"))
             })
             .await?;
+            let first = first.name_any();
             let manifest = world.manifest();
             let name = manifest["metadata"]["name"].as_str().context("a name")?.to_owned();
             migrate::create(cluster, manifest).await?;
-            let patience = Duration::from_secs(30);
-            let second = migrate::follow(cluster, &name, patience, async |_| Ok(())).await?;
-            let first = migrate::migrations(cluster).get(&first.name_any()).await?;
-            anyhow::Ok((second, phase(&first).to_owned()))
+            let words = format!("its turn: migration default/{first} moves the same pod");
+            let mut waited = false;
+            let ended = migrate::follow(cluster, &name, Duration::from_mins(5), async |seen| {
+                waited |= message(seen).contains(&words);
+                Ok(())
+            })
+            .await?;
+            anyhow::Ok((ended, waited))
         };
         let (done, second) = tokio::join!(scenario::move_consumer(cluster, None, |_| {}), second);
-        let (done, (second, during)) = (done?, second?);
+        let (done, (second, waited)) = (done?, second?);
+        ensure!(waited, "the second says that it waits for the first");
         let text = message(&second);
-        ensure!(text.starts_with("QueueLocked: "), "expected QueueLocked, got: {text}");
-        ensure!(text.contains("app.events"), "the queue is named: {text}");
-        ensure!(during != "Completed" && during != "Failed", "the first was under way: {during}");
+        ensure!(text.starts_with("SourceNotFound: "), "expected SourceNotFound, got: {text}");
         ensure!(phase(&done.object) == "Completed", "ended {}", message(&done.object));
         assert_clean(&scenario::settle(cluster, &done).await?);
         assert_nothing_left(cluster).await
