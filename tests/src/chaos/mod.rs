@@ -59,6 +59,9 @@ pub struct Row {
     pub outcome: String,
     /// Why it failed, as its status says.
     pub message: String,
+    /// The phase in which it went wrong.
+    #[serde(default)]
+    pub happened_in: String,
     /// From the migration's creation to its end.
     pub seconds: f64,
     /// Confirmed and never applied by whoever survives.
@@ -201,6 +204,7 @@ impl Trial {
             ..Row::default()
         };
         let mut seen = Seen::new(&begun);
+        let generation = stage.generation().await?;
         let started = Instant::now();
         match &scene.migration {
             Some(name) => {
@@ -208,6 +212,7 @@ impl Trial {
                 seen = self.follow(&scene, name, seen).await?;
                 (row.outcome, row.message) = (seen.outcome.clone(), seen.message.clone());
                 row.seconds = started.elapsed().as_secs_f64();
+                row.happened_in.clone_from(&seen.happened_in);
             }
             None => scene.happen(&self.fault).await?,
         }
@@ -215,7 +220,15 @@ impl Trial {
         stage.cluster = Cluster::connect().await?;
         let judged = begun.judge(&stage.cluster, seen.watched.pause_ms).await?;
         row.leftovers = stage.leftovers(scene.migration.as_deref()).await?;
+        let happened = match self.fault {
+            Fault::OperatorKilled(_) => stage.generation().await? > generation,
+            Fault::ClockJumps(_) => stage.operators_words().await.contains("the clock jumps"),
+            _ => !matches!(row.happened_in.as_str(), "Completed" | "Failed"),
+        };
         self.verdict(&mut row, &judged, controls);
+        if !happened {
+            row.verdict = "it did not happen".to_owned();
+        }
         stage.spoilt |= judged.fresh || !row.is_good();
         Ok(row)
     }
@@ -274,8 +287,12 @@ impl Trial {
                 }
                 let found = timeout(ANSWER, migrations(&scene.cluster).get_opt(name)).await;
                 if let Ok(Ok(found)) = found
-                    && seen.look(&scene.cluster, found).await >= Some(wanted)
+                    && let Some(phase) = seen.look(&scene.cluster, found).await
+                    && rank(&phase) >= wanted
                 {
+                    if seen.happened_in.is_empty() {
+                        seen.happened_in = phase;
+                    }
                     due.notify_one();
                 }
             }
@@ -323,6 +340,7 @@ impl Trial {
 
 /// What was seen while a migration went on.
 struct Seen {
+    happened_in: String,
     outcome: String,
     message: String,
     watched: Watched,
@@ -330,11 +348,20 @@ struct Seen {
 
 impl Seen {
     fn new(begun: &judge::Begun) -> Self {
-        Self { outcome: String::new(), message: String::new(), watched: Watched::of(&begun.url) }
+        Self {
+            happened_in: String::new(),
+            outcome: String::new(),
+            message: String::new(),
+            watched: Watched::of(&begun.url),
+        }
     }
 
-    /// Looks at the migration, if there is one, and gives how far it has come.
-    async fn look(&mut self, cluster: &Cluster, found: Option<StatefulMigration>) -> Option<usize> {
+    /// Looks at the migration, if there is one, and gives its phase.
+    async fn look(
+        &mut self,
+        cluster: &Cluster,
+        found: Option<StatefulMigration>,
+    ) -> Option<String> {
         let Some(object) = found else {
             "Gone".clone_into(&mut self.outcome);
             return None;
@@ -347,7 +374,7 @@ impl Seen {
             let status = object.status.as_ref().and_then(|status| status.message.clone());
             self.message = status.unwrap_or_default();
         }
-        Some(phase(&object)).filter(|phase| !phase.is_empty()).map(rank)
+        Some(phase(&object)).filter(|phase| !phase.is_empty()).map(str::to_owned)
     }
 }
 
