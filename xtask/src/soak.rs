@@ -48,11 +48,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             println!("     {:?} {}", trial.kind, trial.asked);
             spell.rows.push(row);
             if spell.rows.len() == WARM {
-                spell.memory_after_ten = Some(Soak::memory(&stage).await?);
+                spell.memory_after_ten = Some(stage.memory().await?);
             }
             scenario::write(&spell, &file)?;
         }
-        spell.memory_in_the_end = Some(Soak::memory(&stage).await?);
+        spell.memory_in_the_end = Some(stage.memory().await?);
         scenario::write(&spell, &file)
     })?;
     println!("{}", file.display());

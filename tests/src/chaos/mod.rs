@@ -6,10 +6,12 @@ mod heal;
 mod judge;
 mod soak;
 mod stage;
+mod verdict;
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -59,6 +61,9 @@ pub struct Row {
     pub outcome: String,
     /// Why it failed, as its status says.
     pub message: String,
+    /// It says that everything was undone, or it had never begun.
+    #[serde(default)]
+    pub undone: bool,
     /// The phase in which it went wrong.
     #[serde(default)]
     pub happened_in: String,
@@ -94,6 +99,14 @@ impl Row {
     /// By which it is found again.
     pub fn key(&self) -> (String, Option<String>) {
         (self.fault.clone(), self.phase.clone())
+    }
+
+    fn count(&mut self, judged: &Judged) {
+        let m = &judged.messages;
+        (self.lost, self.duplicated, self.reordered) = (m.lost, m.duplicated, m.reordered);
+        (self.redelivered, self.failed_probes) = (m.redelivered, judged.failed_probes);
+        (self.pause_ms, self.fresh) = (judged.pause_ms, judged.fresh);
+        self.probe_errors.clone_from(&judged.probe_errors);
     }
 }
 
@@ -211,6 +224,7 @@ impl Trial {
                 self.create(&scene, name, stage).await?;
                 seen = self.follow(&scene, name, seen).await?;
                 (row.outcome, row.message) = (seen.outcome.clone(), seen.message.clone());
+                row.undone = seen.undone;
                 row.seconds = started.elapsed().as_secs_f64();
                 row.happened_in.clone_from(&seen.happened_in);
             }
@@ -225,11 +239,14 @@ impl Trial {
             Fault::ClockJumps(_) => stage.operators_words().await.contains("the clock jumps"),
             _ => !matches!(row.happened_in.as_str(), "Completed" | "Failed"),
         };
-        self.verdict(&mut row, &judged, controls);
-        if !happened {
-            row.verdict = "it did not happen".to_owned();
-        }
+        row.count(&judged);
+        row.verdict = if happened {
+            verdict::of(self, &row, controls)
+        } else {
+            "it did not happen".to_owned()
+        };
         stage.spoilt |= judged.fresh || !row.is_good();
+        stage.jumped |= matches!(self.fault, Fault::ClockJumps(_));
         Ok(row)
     }
 
@@ -303,39 +320,6 @@ impl Trial {
         happened.with_context(|| format!("let it happen: {}", self.fault))?;
         Ok(seen)
     }
-
-    fn verdict(&self, row: &mut Row, judged: &Judged, controls: &[Row]) {
-        let m = &judged.messages;
-        (row.lost, row.duplicated, row.reordered) = (m.lost, m.duplicated, m.reordered);
-        (row.redelivered, row.failed_probes) = (m.redelivered, judged.failed_probes);
-        (row.pause_ms, row.fresh) = (judged.pause_ms, judged.fresh);
-        row.probe_errors.clone_from(&judged.probe_errors);
-        let mut wrong = Vec::new();
-        let control = controls.iter().find(|it| it.fault == row.fault && it.phase.is_none());
-        let allowed = control.map_or((0, 0, 0), |it| (it.lost, it.duplicated, it.reordered));
-        let worse = row.lost > allowed.0 || row.duplicated > allowed.1 || row.reordered > allowed.2;
-        if row.phase.is_some() && worse {
-            wrong.push("messages".to_owned());
-        }
-        if row.phase.is_some() {
-            let ended = match row.outcome.as_str() {
-                "Completed" => true,
-                "Failed" => !row.message.starts_with("SourceLost") || self.fault.destroys(),
-                "Gone" => self.fault == Fault::MigrationDeleted,
-                _ => false,
-            };
-            if !ended {
-                wrong.push(format!("ended {}", row.outcome));
-            }
-        }
-        if row.fresh && !self.fault.destroys() && row.phase.is_some() {
-            wrong.push("another process".to_owned());
-        }
-        if !row.leftovers.is_empty() && row.phase.is_some() {
-            wrong.push("leftovers".to_owned());
-        }
-        row.verdict = if wrong.is_empty() { "pass".to_owned() } else { wrong.join(", ") };
-    }
 }
 
 /// What was seen while a migration went on.
@@ -343,6 +327,7 @@ struct Seen {
     happened_in: String,
     outcome: String,
     message: String,
+    undone: bool,
     watched: Watched,
 }
 
@@ -352,6 +337,7 @@ impl Seen {
             happened_in: String::new(),
             outcome: String::new(),
             message: String::new(),
+            undone: false,
             watched: Watched::of(&begun.url),
         }
     }
@@ -371,8 +357,11 @@ impl Seen {
         let _ = timeout(ANSWER, self.watched.look(cluster, &object, &source)).await;
         if matches!(phase(&object), "Completed" | "Failed") {
             phase(&object).clone_into(&mut self.outcome);
-            let status = object.status.as_ref().and_then(|status| status.message.clone());
-            self.message = status.unwrap_or_default();
+            let status = object.status.clone().unwrap_or_default();
+            let undone = |it: &Condition| it.type_ == "RolledBack" && it.status == "True";
+            self.undone = status.conditions.iter().any(undone)
+                || status.phase_timings.keys().all(|it| it == "Pending");
+            self.message = status.message.unwrap_or_default();
         }
         Some(phase(&object)).filter(|phase| !phase.is_empty()).map(str::to_owned)
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::fault::{End, Fault};
-use super::stage::{Kind, Stage};
+use super::stage::Kind;
 use super::{Row, Trial};
 
 /// So many of the same application follow each other: another one takes its time to come.
@@ -67,11 +67,6 @@ impl Soak {
         let phases = fault.phases();
         let phase = Some(phases[rng.usize(..phases.len())]);
         Trial { fault, phase, kind, agents, asked }
-    }
-
-    /// The memory of the operator that leads, in bytes.
-    pub async fn memory(stage: &Stage) -> anyhow::Result<u64> {
-        stage.memory().await
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Stage {
     pub cluster: Cluster,
     /// The workload has to be made anew.
     pub(super) spoilt: bool,
+    /// An operator's clock goes wrong for as long as it lives.
+    pub(super) jumped: bool,
     agents: Option<bool>,
     kind: Kind,
 }
@@ -61,7 +63,7 @@ impl Stage {
         heal::all(&cluster)?;
         migrate::delete_all(&cluster).await?;
         cluster.install_operator_of(IMAGE, &[("SHADOW_FAILPOINTS", "1")]).await?;
-        Ok(Self { cluster, spoilt: true, agents: None, kind: Kind::Deployment })
+        Ok(Self { cluster, spoilt: true, jumped: false, agents: None, kind: Kind::Deployment })
     }
 
     /// The workload is not to be used again.
@@ -119,17 +121,37 @@ impl Stage {
     }
 
     /// Containers that were killed are started again later and later: their pods are replaced.
-    async fn fresh_operators(&self) -> anyhow::Result<()> {
+    async fn fresh_operators(&mut self) -> anyhow::Result<()> {
         let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), "ms2m-system");
         let found = pods.list(&ListParams::default()).await?;
         for pod in &found {
             let statuses = pod.status.as_ref().and_then(|it| it.container_statuses.as_ref());
             let ended = statuses.into_iter().flatten().any(|it| it.restart_count > 0 || !it.ready);
-            if ended {
+            if ended || self.jumped {
                 pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(1)).await?;
             }
         }
-        self.cluster.wait_deployment("ms2m-system", "shadow-operator").await
+        self.jumped = false;
+        self.cluster.wait_deployment("ms2m-system", "shadow-operator").await?;
+        // The one that leads is there to stay.
+        wait_for("an operator to lead", Duration::from_mins(1), async || {
+            let holder = self.holder().await?;
+            let pods = pods.list(&ListParams::default()).await?;
+            let stays = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none();
+            Ok(pods
+                .iter()
+                .filter(stays)
+                .any(|pod| holder.starts_with(&pod.name_any()))
+                .then_some(()))
+        })
+        .await
+    }
+
+    /// Which process leads, as the Lease says.
+    async fn holder(&self) -> anyhow::Result<String> {
+        let leases: Api<Lease> = Api::namespaced(self.cluster.client.clone(), "ms2m-system");
+        let spec = leases.get("shadow-operator").await?.spec;
+        spec.and_then(|it| it.holder_identity).context("nobody leads")
     }
 
     /// How many operators have led.
@@ -140,13 +162,11 @@ impl Stage {
     }
 
     /// Memory of the operator that leads, in bytes.
-    pub(super) async fn memory(&self) -> anyhow::Result<u64> {
-        let leases: Api<Lease> = Api::namespaced(self.cluster.client.clone(), "ms2m-system");
-        let holder = leases.get("shadow-operator").await?.spec.and_then(|it| it.holder_identity);
-        let holder = holder.context("nobody leads")?;
+    pub async fn memory(&self) -> anyhow::Result<u64> {
+        let holder = self.holder().await?;
         for node in self.cluster.lab.nodes() {
             let path = format!("/api/v1/nodes/{node}/proxy/stats/summary");
-            let request = http_request(&path)?;
+            let request = ::http::Request::get(&path).body(Vec::new())?;
             let summary: Value = self.cluster.client.request(request).await?;
             for pod in summary["pods"].as_array().into_iter().flatten() {
                 let name = pod["podRef"]["name"].as_str().unwrap_or_default();
@@ -200,10 +220,6 @@ impl Stage {
         }
         words
     }
-}
-
-fn http_request(path: &str) -> anyhow::Result<::http::Request<Vec<u8>>> {
-    Ok(::http::Request::get(path).body(Vec::new())?)
 }
 
 /// The effects of one ordinary move by the operator with failpoints, as it calls them:
