@@ -62,7 +62,7 @@ pub struct StatefulMigrationStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_bytes: Option<u64>,
 
-    /// How many operators have led before the one that wrote this, and that one.
+    /// Which operator wrote this: one that led later has a higher number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leader_generation: Option<i32>,
 

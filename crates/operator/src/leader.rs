@@ -4,9 +4,10 @@
 //! unchanged for as long as it lasts, by its own clock, and the API server lets one of several writers
 //! through. A holder that could not renew it for less than that stops working first.
 //!
-//! `leaseTransitions` counts the holders. It is the *generation* that a leader writes into each migration
+//! `leaseTransitions` grows with every holder. It is the *generation* that a leader writes into each migration
 //! before it acts on it, so that whoever still believes to lead can write there no more (`migration.rs`);
-//! at the broker the queue's lock keeps it out.
+//! at the broker the queue's lock keeps it out. A Lease that somebody has deleted must not begin below what is
+//! written there: the first number is the time.
 
 use std::time::Duration;
 
@@ -19,8 +20,10 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use shadow_api::names::SYSTEM_NAMESPACE;
+use shadow_protocol::time::Time;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::act::{conflict, not_found};
 use crate::clock;
 use crate::cluster::backoff;
 
@@ -118,7 +121,7 @@ impl Candidate {
         let params = PostParams::default();
         let Some(mut lease) = self.api.get_opt(LEASE).await? else {
             let metadata = ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() };
-            let lease = Lease { metadata, spec: Some(self.spec(1)) };
+            let lease = Lease { metadata, spec: Some(self.spec(first())) };
             return taken(self.api.create(&params, &lease).await);
         };
         if seen.version != lease.metadata.resource_version {
@@ -176,17 +179,24 @@ impl Candidate {
         match self.api.replace(LEASE, &PostParams::default(), lease).await {
             Ok(renewed) => *lease = renewed,
             // By another, or by its own renewal whose answer got lost.
-            Err(error) if is_conflict(&error) => match self.api.get_opt(LEASE).await? {
+            Err(error) if conflict(&error) => match self.api.get_opt(LEASE).await? {
                 Some(found) => *lease = found,
                 None => return Ok(false),
             },
+            Err(error) if not_found(&error) => return Ok(false),
             Err(error) => return Err(error),
         }
         Ok(self.holds(lease))
     }
 }
 
-/// How many have led, this one among them.
+/// Seconds since 2026: holders don't change that often, so that it is above any number given out before.
+fn first() -> i32 {
+    const ORIGIN: Time = Time(1_767_225_600_000);
+    i32::try_from(clock::now().since(ORIGIN) / 1_000).unwrap_or(i32::MAX).max(1)
+}
+
+/// That of the holder.
 fn generation(lease: &Lease) -> i32 {
     lease.spec.as_ref().and_then(|spec| spec.lease_transitions).unwrap_or(0)
 }
@@ -200,12 +210,7 @@ fn now() -> Option<MicroTime> {
 fn taken(written: Result<Lease, kube::Error>) -> Result<Option<Lease>, kube::Error> {
     match written {
         Ok(lease) => Ok(Some(lease)),
-        Err(error) if is_conflict(&error) => Ok(None),
+        Err(error) if conflict(&error) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// Another one was faster.
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 409)
 }

@@ -43,7 +43,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use kube::core::DeserializeGuard;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use kube::{Api, Client, ResourceExt};
@@ -100,7 +100,6 @@ pub async fn run(
     options.protocol.admission = admission::served(&client).await;
     let cluster = Cluster::watch(client.clone()).await?;
     let reporter = Reporter { controller: "shadow-operator".to_owned(), instance: None };
-    let recorder = Recorder::new(client.clone(), reporter);
     ready.set();
     tracing::info!("watching the cluster");
     let work = |generation| {
@@ -111,7 +110,7 @@ pub async fn run(
             agents: agents.clone(),
             options: options.clone(),
             turns: Turns::new(cluster.clone(), options.limits),
-            recorder: recorder.clone(),
+            reporter: reporter.clone(),
             generation,
         });
         work(client.clone(), context)

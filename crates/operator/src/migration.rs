@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, ResourceExt};
 use serde_json::json;
-use shadow_api::{MessageQueueConfig, StatefulMigration};
+use shadow_api::StatefulMigration;
 use shadow_broker::{Connector, Session};
 use shadow_protocol::broker::Survey;
 use shadow_protocol::decide::{Decision, decide};
 use shadow_protocol::effect::EffectId;
 use shadow_protocol::names::lock_queue;
 use shadow_protocol::observation::{Archive, BrokerView, Observation, Trouble};
-use shadow_protocol::phase::{Phase, Pin, Plan, State};
+use shadow_protocol::phase::{Phase, State};
 use shadow_protocol::spec::Spec;
 use shadow_protocol::time::Time;
 use tokio::sync::watch;
@@ -29,7 +29,6 @@ use crate::agents::{Agents, Moving};
 use crate::cluster::Cluster;
 use crate::failpoint::{self, When};
 use crate::observe::{broker_trouble, chain};
-use crate::problems::pod_warnings;
 use crate::registry::Registry;
 use crate::settings::Options;
 use crate::turns::Turns;
@@ -41,13 +40,12 @@ mod looking;
 mod observing;
 mod preflight;
 mod queueing;
+mod telling;
 
 use looking::{Looked, Looking};
 
 /// How often a status that only changed in its figures is written.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
-/// Limit for publishing an event.
-const EVENT: Duration = Duration::from_secs(2);
 /// First and longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -65,9 +63,9 @@ pub struct Context {
     pub options: Options,
     /// Whose turn it is.
     pub turns: Turns,
-    /// Events.
-    pub recorder: kube::runtime::events::Recorder,
-    /// How many have led before, and this one: see `leader.rs`.
+    /// Who publishes events.
+    pub reporter: kube::runtime::events::Reporter,
+    /// Its number among those that lead; 0 where there are no others: see `leader.rs`.
     pub generation: i32,
 }
 
@@ -188,7 +186,8 @@ impl Migration {
     }
 
     async fn cycle(&mut self) -> After {
-        if self.led_by() > self.context.generation {
+        let led = self.context.generation;
+        if led > 0 && self.led_by() > led {
             tracing::warn!("another operator leads");
             return After::Stop;
         }
@@ -201,7 +200,7 @@ impl Migration {
             }
         };
         // From now on whoever led before can write nothing here.
-        if self.led_by() < self.context.generation
+        if self.led_by() < led
             && let Err(unwritten) = self.write(self.object.clone()).await
         {
             return self.unwritten(unwritten);
@@ -476,52 +475,6 @@ impl Migration {
         object.status = Some(status);
         // A conflict is no loss: the next write brings the figures.
         let _ = self.write(object).await;
-    }
-
-    async fn say(&mut self, reason: &'static str, sentence: &str, warning: bool) {
-        if self.memory.said == sentence {
-            return;
-        }
-        sentence.clone_into(&mut self.memory.said);
-        self.publish(report::event(reason, sentence.to_owned(), warning)).await;
-    }
-
-    /// What the user should know before it happens, an event each.
-    async fn warn(&self, plan: &Plan) {
-        let namespace = self.object.namespace().unwrap_or_default();
-        let source = self.context.cluster.pod(&namespace, &plan.source_pod);
-        let usage = self.memory.usage.clone().unwrap_or_default();
-        if let Pin::Skipped { why, asked } = &plan.pin {
-            self.publish(report::event("NotPinned", why.clone(), *asked)).await;
-        }
-        for warning in source.iter().flat_map(|pod| pod_warnings(pod, &plan.container, &usage)) {
-            self.publish(report::event("StaysBehind", warning, true)).await;
-        }
-        let looked = self.memory.looked.get(&plan.target_node);
-        for doubt in looked.iter().flat_map(|looked| &looked.doubts) {
-            self.publish(report::event("Preflight", doubt.clone(), true)).await;
-        }
-        if plan.alone() {
-            self.publish(report::nothing_replays(plan)).await;
-        }
-        let queue = self.object.spec.message_queue_config.as_ref();
-        if queue.is_some_and(MessageQueueConfig::has_password) {
-            let note = "messageQueueConfig.brokerUrl contains a password, which everyone who may \
-                        read this object can see; move the URL to a Secret and name it in \
-                        brokerSecretRef";
-            self.publish(report::event("PasswordInSpec", note.to_owned(), true)).await;
-        }
-    }
-
-    async fn publish(&self, event: kube::runtime::events::Event) {
-        let reference = self.object.object_ref(&());
-        // Nobody waits for an event.
-        let publishing = self.context.recorder.publish(&event, &reference);
-        match tokio::time::timeout(EVENT, publishing).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "can't publish an event"),
-            Err(_) => tracing::warn!("no answer to an event"),
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use shadow_protocol::spec::Settings;
 pub use crate::turns::order::Limits;
 
 /// Options of `shadow run operator`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Image of the transfer Job: this project's own.
     pub transfer_image: String,

@@ -23,10 +23,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shadow_broker::memory::{self, Call, MemoryConnector};
-use shadow_operator::settings::{Limits, Options};
+use shadow_operator::settings::Options;
 use shadow_operator::{Outside, clock};
 use shadow_protocol::phase::State;
-use shadow_protocol::spec::Settings;
 use shadow_protocol::time::Time;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -138,12 +137,8 @@ impl Shop {
         let options = Options {
             transfer_image: "shadow:1".into(),
             no_probe: true,
-            registry_secret: None,
-            keep_checkpoints: false,
-            limits: Limits::default(),
-            protocol: Settings::default(),
             identity: Some(client.to_owned()),
-            health: None,
+            ..Options::default()
         };
         let shop = self.clone();
         tokio::spawn(async move {

@@ -140,6 +140,16 @@ fn an_operator_that_is_cut_off_is_followed_by_the_one_that_stands_by() {
     }
 }
 
+/// A new Lease begins above what the operators before have written.
+#[test]
+fn a_lease_that_somebody_deletes_stops_nothing() {
+    for (plan, step) in ordinary() {
+        for at in (0..8_000).step_by(250 * step) {
+            assert_clean(&with(&plan, Fault::LeaseDeleted(at)));
+        }
+    }
+}
+
 #[test]
 fn an_operator_that_dies_at_a_call_of_the_broker_is_followed_by_another() {
     for (plan, _) in ordinary() {

@@ -17,7 +17,6 @@ use shadow_broker::memory::{MemoryBroker, MemoryConnector, core};
 use shadow_operator::registry::{Registry, Unusable};
 use shadow_operator::settings::{Limits, Options};
 use shadow_operator::{Outside, clock};
-use shadow_protocol::spec::Settings;
 use shadow_protocol::time::Time;
 use shadow_sim::kube::{
     Application, Call, Config, Deletion, Fate, Key, Kube, Life, Start, Verb, condition,
@@ -103,12 +102,9 @@ impl Bench {
         let options = Options {
             transfer_image: "shadow:1".into(),
             no_probe: true,
-            registry_secret: None,
-            keep_checkpoints: false,
             limits: self.limits,
-            protocol: Settings::default(),
             identity: Some(name.to_owned()),
-            health: None,
+            ..Options::default()
         };
         tokio::spawn(async move {
             let ended = shadow_operator::run(outside, options, std::future::pending()).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use shadow_broker::memory;
 use shadow_broker::memory::core::ConsumeOptions;
+use shadow_operator::leader::LEASE;
 use shadow_protocol::phase::State;
 use shadow_protocol::spec::IdentitySwap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -63,6 +64,14 @@ impl Shop {
                     tokio::spawn(async move {
                         sleep(Duration::from_millis(at)).await;
                         shop.isolate(lasts).await;
+                    });
+                }
+                Fault::LeaseDeleted(at) => {
+                    tokio::spawn(async move {
+                        sleep(Duration::from_millis(at)).await;
+                        shop.note(|| "FAULT the Lease is deleted".to_owned());
+                        let lease = Key::new("leases", "ms2m-system", LEASE);
+                        let _ = shop.kube.store(|it| it.delete(&lease, &Deletion::default()));
                     });
                 }
                 Fault::Request(..)

@@ -80,6 +80,8 @@ pub enum Fault {
     /// The operator that leads reaches the API server no more, from then for so long, and another one
     /// stands by.
     Isolated(u64, u64),
+    /// Somebody deletes the Lease of the operator that leads.
+    LeaseDeleted(u64),
     /// A node is cut off from then for so long: the target's, or the source's.
     NodeAway {
         /// The target's node.
@@ -157,6 +159,7 @@ fn fault(rng: &mut Rng, hops: u64) -> Fault {
             let (at, lasts) = (early(rng, DURATION), rng.u64(100..20_000));
             if rng.bool() { Fault::ApiDown(at, lasts) } else { Fault::Isolated(at, lasts) }
         }
+        8 if rng.u8(..5) == 0 => Fault::LeaseDeleted(early(rng, DURATION)),
         8 => Fault::WatchesCut(early(rng, DURATION)),
         _ => {
             let (targets, at) = (rng.u8(..3) > 0, early(rng, DURATION));
