@@ -42,7 +42,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use kube::core::DeserializeGuard;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use kube::{Api, Client, ResourceExt};
@@ -98,7 +98,6 @@ pub async fn run(
     options.protocol.admission = admission::served(&client).await;
     let cluster = Cluster::watch(client.clone()).await?;
     let reporter = Reporter { controller: "shadow-operator".to_owned(), instance: None };
-    let recorder = Recorder::new(client.clone(), reporter);
     ready.set();
     tracing::info!("watching the cluster");
     let work = |generation| {
@@ -108,7 +107,7 @@ pub async fn run(
             registry: registry.clone(),
             agents: agents.clone(),
             options: options.clone(),
-            recorder: recorder.clone(),
+            reporter: reporter.clone(),
             generation,
         });
         work(client.clone(), context)
@@ -169,7 +168,10 @@ async fn drive(client: Client, context: Arc<Context>) {
                     running.remove(&object.uid().unwrap_or_default());
                 }
                 Some(Ok(Event::Init | Event::InitDone)) => {}
-                Some(Err(error)) => tracing::warn!(%error, "watch failed, retrying"),
+                Some(Err(error)) => {
+                    let (kind, why) = ("StatefulMigration", observe::chain_of_watch(&error));
+                    tracing::warn!(why, kind, "watch failed, retrying");
+                }
                 None => return,
             },
             Some(ended) = tasks.join_next() => {

@@ -9,27 +9,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, ResourceExt};
 use serde_json::json;
-use shadow_api::{MessageQueueConfig, StatefulMigration};
+use shadow_api::StatefulMigration;
 use shadow_broker::{Connector, Session};
 use shadow_protocol::broker::Survey;
 use shadow_protocol::decide::{Decision, decide};
 use shadow_protocol::effect::EffectId;
 use shadow_protocol::names::lock_queue;
 use shadow_protocol::observation::{Archive, BrokerView, Observation, Trouble};
-use shadow_protocol::phase::{Phase, Pin, Plan, State};
+use shadow_protocol::phase::{Phase, State};
 use shadow_protocol::spec::Spec;
 use shadow_protocol::time::Time;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::act::{Hands, Outcome, PATIENCE};
+use crate::act::{Hands, Outcome, PATIENCE, UNAVAILABLE, kube_trouble};
 use crate::agents::{Agents, Moving};
 use crate::cluster::Cluster;
 use crate::failpoint::{self, When};
-use crate::observe::{broker_trouble, chain};
-use crate::problems::pod_warnings;
+use crate::observe::broker_trouble;
 use crate::registry::Registry;
 use crate::settings::Options;
 use crate::usage::Usage;
@@ -39,13 +38,12 @@ use crate::{clock, decide as mapping, report};
 mod looking;
 mod observing;
 mod preflight;
+mod telling;
 
 use looking::{Looked, Looking};
 
 /// How often a status that only changed in its figures is written.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
-/// Limit for publishing an event.
-const EVENT: Duration = Duration::from_secs(2);
 /// First and longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -61,8 +59,8 @@ pub struct Context {
     pub agents: Option<Agents>,
     /// How the operator was started.
     pub options: Options,
-    /// Events.
-    pub recorder: kube::runtime::events::Recorder,
+    /// Who publishes events.
+    pub reporter: kube::runtime::events::Reporter,
     /// How many have led before, and this one: see `leader.rs`.
     pub generation: i32,
 }
@@ -200,7 +198,7 @@ impl Migration {
         if self.led_by() < self.context.generation
             && let Err(unwritten) = self.write(self.object.clone()).await
         {
-            return self.unwritten(unwritten);
+            return self.unwritten(unwritten).await;
         }
         let spec = mapping::spec(&self.object);
         let seen = self.observe(&spec, &state).await;
@@ -218,22 +216,27 @@ impl Migration {
                     if let Unwritten::Failed(_) = &unwritten {
                         self.memory.unanswered = Some(decision.state);
                     }
-                    self.unwritten(unwritten)
+                    self.unwritten(unwritten).await
                 }
             };
         }
         self.report_figures(&state, &decision, &seen).await;
+        // There is no way back, or this is it.
+        if let Some(trouble) = seen.trouble.as_ref().filter(|trouble| trouble.permanent) {
+            self.say(&trouble.reason, &trouble.message, true).await;
+        }
         if decision.effects.is_empty() {
             return self.rest(&state, &decision).await;
         }
         self.act(&spec, &decision).await
     }
 
-    fn unwritten(&mut self, why: Unwritten) -> After {
+    async fn unwritten(&mut self, why: Unwritten) -> After {
         match why {
             Unwritten::Stale => After::Sleep(Duration::ZERO),
             Unwritten::Gone => After::Stop,
             Unwritten::Failed(trouble) => {
+                self.complain(&trouble).await;
                 self.memory.fail(trouble);
                 After::Sleep(self.memory.backoff())
             }
@@ -259,7 +262,8 @@ impl Migration {
             Ok(object) => self.object = object,
             Err(kube::Error::Api(status)) if status.code == 404 => return After::Stop,
             Err(error) => {
-                tracing::warn!(%error, migration = name, "can't add the finalizer");
+                let attempted = "add the finalizer to migration";
+                self.complain(&kube_trouble(attempted, &name, &error)).await;
                 return After::Sleep(BACKOFF.1);
             }
         }
@@ -268,7 +272,10 @@ impl Migration {
         match stored {
             Ok(()) | Err(Unwritten::Stale) => After::Sleep(Duration::ZERO),
             Err(Unwritten::Gone) => After::Stop,
-            Err(Unwritten::Failed(_)) => After::Sleep(BACKOFF.1),
+            Err(Unwritten::Failed(trouble)) => {
+                self.complain(&trouble).await;
+                After::Sleep(BACKOFF.1)
+            }
         }
     }
 
@@ -296,7 +303,7 @@ impl Migration {
         }
         let name = self.object.name_any();
         if let Err(error) = self.api().delete(&name, &DeleteParams::default()).await {
-            tracing::warn!(%error, migration = name, "can't delete the finished object");
+            self.complain(&kube_trouble("delete the finished migration", &name, &error)).await;
             return After::Sleep(BACKOFF.1);
         }
         self.release().await
@@ -313,7 +320,8 @@ impl Migration {
         let patch = Patch::Merge(json!({ "metadata": { "finalizers": keep } }));
         match self.api().patch(&name, &PatchParams::default(), &patch).await {
             Err(error) if !matches!(&error, kube::Error::Api(s) if s.code == 404) => {
-                tracing::warn!(%error, migration = name, "can't remove the finalizer");
+                let attempted = "remove the finalizer of migration";
+                self.complain(&kube_trouble(attempted, &name, &error)).await;
                 After::Sleep(BACKOFF.1)
             }
             _ => After::Stop,
@@ -411,7 +419,7 @@ impl Migration {
         let writing = api.replace_status(&name, &params, &object);
         let Ok(written) = tokio::time::timeout(PATIENCE, writing).await else {
             return Err(Unwritten::Failed(Trouble {
-                reason: "ApiUnavailable".to_owned(),
+                reason: UNAVAILABLE.to_owned(),
                 message: format!("write the status of migration {name}: no answer"),
                 permanent: false,
             }));
@@ -470,58 +478,9 @@ impl Migration {
         // A conflict is no loss: the next write brings the figures.
         let _ = self.write(object).await;
     }
-
-    async fn say(&mut self, reason: &'static str, sentence: &str, warning: bool) {
-        if self.memory.said == sentence {
-            return;
-        }
-        sentence.clone_into(&mut self.memory.said);
-        self.publish(report::event(reason, sentence.to_owned(), warning)).await;
-    }
-
-    /// What the user should know before it happens, an event each.
-    async fn warn(&self, plan: &Plan) {
-        let namespace = self.object.namespace().unwrap_or_default();
-        let source = self.context.cluster.pod(&namespace, &plan.source_pod);
-        let usage = self.memory.usage.clone().unwrap_or_default();
-        if let Pin::Skipped { why, asked } = &plan.pin {
-            self.publish(report::event("NotPinned", why.clone(), *asked)).await;
-        }
-        for warning in source.iter().flat_map(|pod| pod_warnings(pod, &plan.container, &usage)) {
-            self.publish(report::event("StaysBehind", warning, true)).await;
-        }
-        let looked = self.memory.looked.get(&plan.target_node);
-        for doubt in looked.iter().flat_map(|looked| &looked.doubts) {
-            self.publish(report::event("Preflight", doubt.clone(), true)).await;
-        }
-        if plan.alone() {
-            self.publish(report::nothing_replays(plan)).await;
-        }
-        let queue = self.object.spec.message_queue_config.as_ref();
-        if queue.is_some_and(MessageQueueConfig::has_password) {
-            let note = "messageQueueConfig.brokerUrl contains a password, which everyone who may \
-                        read this object can see; move the URL to a Secret and name it in \
-                        brokerSecretRef";
-            self.publish(report::event("PasswordInSpec", note.to_owned(), true)).await;
-        }
-    }
-
-    async fn publish(&self, event: kube::runtime::events::Event) {
-        let reference = self.object.object_ref(&());
-        // Nobody waits for an event.
-        let publishing = self.context.recorder.publish(&event, &reference);
-        match tokio::time::timeout(EVENT, publishing).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "can't publish an event"),
-            Err(_) => tracing::warn!("no answer to an event"),
-        }
-    }
 }
 
 fn api_trouble(name: &str, error: &kube::Error) -> Trouble {
-    Trouble {
-        reason: "ApiUnavailable".to_owned(),
-        message: format!("write the status of migration {name}: {}", chain(error)),
-        permanent: false,
-    }
+    // Nothing else can be done than to try again.
+    Trouble { permanent: false, ..kube_trouble("write the status of migration", name, error) }
 }

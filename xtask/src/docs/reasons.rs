@@ -61,6 +61,7 @@ const OTHERS: &[&str] = &[
     "RuntimeDefault",
     "Sequential",
     "ShadowPod",
+    "StatefulMigration",
     "StatefulSet",
     "Succeeded",
     "True",
