@@ -11,6 +11,7 @@ mod moves;
 mod queueless;
 mod refusals;
 mod runtime;
+mod secrets;
 mod sets;
 mod story;
 
