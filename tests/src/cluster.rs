@@ -276,7 +276,8 @@ pub fn set_env(container: &mut Value, name: &str, value: &str) {
     list.push(json!({ "name": name, "value": value }));
 }
 
-fn documents(file: &Path) -> anyhow::Result<Vec<Value>> {
+/// The documents of a manifest.
+pub fn documents(file: &Path) -> anyhow::Result<Vec<Value>> {
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
     let documents: Vec<Value> = serde_saphyr::from_multiple(&text)
         .map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;

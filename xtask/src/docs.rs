@@ -1,8 +1,10 @@
 //! `cargo xtask docs`: the tables and diagrams in the documents are those of the code.
 //!
 //! What is generated stands between two comments, `<!-- generated: NAME -->` and
-//! `<!-- end of generated: NAME -->`; all the rest of a document is somebody's own words.
+//! `<!-- end of generated: NAME -->`; all the rest of a document is somebody's own words. Of those the
+//! reasons in docs/operations.md are compared with the code's.
 
+mod reasons;
 mod sample;
 mod tables;
 mod words;
@@ -42,6 +44,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             eprintln!("{file} is not what the code says: run `cargo xtask docs`\n{difference}");
             good = false;
         }
+    }
+    for complaint in reasons::complaints(&root)? {
+        eprintln!("{complaint}");
+        good = false;
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

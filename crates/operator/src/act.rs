@@ -69,10 +69,13 @@ pub struct Hands<'a> {
     pub since: Time,
 }
 
+/// The reason of a trouble that the API server's next answer may mend.
+pub(crate) const UNAVAILABLE: &str = "ApiUnavailable";
+
 pub(crate) fn kube_trouble(attempted: &str, object: &str, error: &kube::Error) -> Trouble {
     let permanent = matches!(error, kube::Error::Api(s) if matches!(s.code, 400 | 403 | 422));
     Trouble {
-        reason: if permanent { "ApiRefused" } else { "ApiUnavailable" }.to_owned(),
+        reason: if permanent { "ApiRefused" } else { UNAVAILABLE }.to_owned(),
         message: format!("{attempted} {object}: {}", chain(error)),
         permanent,
     }

@@ -28,6 +28,7 @@ use shadow_protocol::observation::Trouble;
 use shadow_protocol::phase::{Image, Plan};
 
 use crate::act::{Hands, Outcome, exists, kube_trouble, not_found};
+use crate::observe::chain;
 use crate::target_pod::{FINALIZER_COPY, TargetPlan, copy, restored_copy};
 
 /// Who writes the policy, for server-side apply.
@@ -49,7 +50,8 @@ pub async fn served(client: &Client) -> bool {
             }
             Err(error) if not_found(&error) => return false,
             Err(error) => {
-                tracing::warn!(%error, "can't ask the API server what it serves, retrying");
+                let why = chain(&error);
+                tracing::warn!(why, "can't ask the API server what it serves, retrying");
                 tokio::time::sleep(ASK_AGAIN).await;
             }
         }
@@ -219,19 +221,22 @@ impl Hands<'_> {
         pod.metadata.labels.get_or_insert_default().remove(LABEL_MIGRATION);
         let try_out = PostParams { dry_run: true, ..PostParams::default() };
         let name = policy_name(self.migration);
+        let mut answer = "it lets the pod pass".to_owned();
         let looks = async {
             loop {
                 match self.pods().create(&try_out, &pod).await {
                     Err(kube::Error::Api(status)) if status.message.contains(&name) => return,
-                    _ => tokio::time::sleep(LOOK).await,
+                    Err(error) => answer = chain(&error),
+                    Ok(_) => {}
                 }
+                tokio::time::sleep(LOOK).await;
             }
         };
         tokio::time::timeout(HEEDED, looks).await.map(|()| Outcome::Done).map_err(|_| Trouble {
             reason: "NameNotKept".to_owned(),
             message: format!(
                 "have the API server keep the name of pod {}: it does not heed \
-                 ValidatingAdmissionPolicy {name} after {} s",
+                 ValidatingAdmissionPolicy {name} after {} s: {answer}",
                 plan.target_pod,
                 HEEDED.as_secs()
             ),

@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::ExponentialBuilder;
@@ -17,8 +17,15 @@ use kube::runtime::watcher::ExponentialBackoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
+use shadow_protocol::observation::Trouble;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::observe::{chain_of_watch, lacks_right};
+
+/// A watch that is refused is tried again more often than that.
+const STILL: Duration = Duration::from_mins(1);
 
 /// Stores that follow the API server.
 #[derive(Clone)]
@@ -34,25 +41,50 @@ pub struct Cluster {
     /// ReplicaSets, to find a pod's Deployment.
     pub replica_sets: Store<ReplicaSet>,
     bell: watch::Sender<u64>,
+    blind: Blind,
     /// What fills the stores: ends with the last clone.
     _followers: Arc<JoinSet<()>>,
+}
+
+/// The last watch that was refused, and when.
+#[derive(Clone, Default)]
+struct Blind(Arc<Mutex<Option<(Instant, String)>>>);
+
+impl Blind {
+    fn say(&self, why: String) {
+        // Nothing panics half-way through a change.
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), why));
+    }
+
+    fn said(&self) -> Option<String> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        last.filter(|(at, _)| at.elapsed() < STILL).map(|(_, why)| why)
+    }
+}
+
+fn refused(error: &watcher::Error) -> bool {
+    let cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
+    let api = cause.and_then(|cause| cause.downcast_ref::<kube::Error>());
+    matches!(api, Some(kube::Error::Api(status)) if lacks_right(status))
 }
 
 impl Cluster {
     /// Begins to watch and returns when all stores are filled.
     pub async fn watch(client: Client) -> Result<Self, reflector::store::WriterDropped> {
         let (bell, _) = watch::channel(0);
+        let blind = Blind::default();
         let ours = watcher::Config::default().labels(shadow_api::LABEL_MIGRATION);
         let all = watcher::Config::default();
         let mut followers = JoinSet::new();
         let tasks = &mut followers;
         let cluster = Self {
-            pods: follow(Api::all(client.clone()), all.clone(), &bell, tasks),
-            jobs: follow(Api::all(client.clone()), ours, &bell, tasks),
-            nodes: follow(Api::all(client.clone()), all.clone(), &bell, tasks),
-            replica_sets: follow(Api::all(client.clone()), all, &bell, tasks),
+            pods: follow(Api::all(client.clone()), all.clone(), &bell, &blind, tasks),
+            jobs: follow(Api::all(client.clone()), ours, &bell, &blind, tasks),
+            nodes: follow(Api::all(client.clone()), all.clone(), &bell, &blind, tasks),
+            replica_sets: follow(Api::all(client.clone()), all, &bell, &blind, tasks),
             client,
             bell,
+            blind,
             _followers: Arc::new(followers),
         };
         cluster.pods.wait_until_ready().await?;
@@ -76,6 +108,12 @@ impl Cluster {
     pub fn ring(&self) -> impl FnOnce() + Send + use<> {
         let bell = self.bell.clone();
         move || bell.send_modify(|count| *count = count.wrapping_add(1))
+    }
+
+    /// Why a store may be behind for long: the operator lacks a right.
+    pub fn blind(&self) -> Option<Trouble> {
+        let message = self.blind.said()?;
+        Some(Trouble { reason: "ApiRefused".to_owned(), message, permanent: false })
     }
 
     /// The pod `name` in `namespace`, as last seen.
@@ -107,6 +145,7 @@ fn follow<K>(
     api: Api<K>,
     config: watcher::Config,
     bell: &watch::Sender<u64>,
+    blind: &Blind,
     tasks: &mut JoinSet<()>,
 ) -> Store<K>
 where
@@ -114,7 +153,7 @@ where
     K::DynamicType: Eq + Hash + Clone,
 {
     let (store, writer) = reflector::store();
-    let bell = bell.clone();
+    let (bell, blind) = (bell.clone(), blind.clone());
     let stream = watcher(api, config).backoff(backoff()).reflect(writer);
     tasks.spawn(async move {
         let mut stream = std::pin::pin!(stream);
@@ -122,7 +161,11 @@ where
             match event {
                 Ok(_) => bell.send_modify(|count| *count = count.wrapping_add(1)),
                 Err(error) => {
-                    tracing::warn!(%error, kind = %K::kind(&()), "watch failed, retrying");
+                    let (kind, why) = (K::kind(&()), chain_of_watch(&error));
+                    tracing::warn!(why, %kind, "watch failed, retrying");
+                    if refused(&error) {
+                        blind.say(format!("watch every {kind}: {why}"));
+                    }
                 }
             }
         }

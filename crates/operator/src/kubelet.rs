@@ -63,12 +63,15 @@ pub enum Error {
     },
     /// The operator may not ask.
     #[error(
-        "checkpoint on node {node}: the operator lacks the right to nodes/proxy or \
-         nodes/checkpoint; apply config/rbac/role.yaml"
+        "checkpoint on node {node}: {answer}; the operator needs create on nodes/proxy: apply \
+         config/rbac/role.yaml; where it has that, the kubelet refuses the API server, whose account \
+         there needs create on nodes/checkpoint"
     )]
     Forbidden {
         /// Node.
         node: String,
+        /// Who refuses, in his words.
+        answer: String,
     },
     /// CRIU tried and gave up.
     #[error(
@@ -177,7 +180,7 @@ fn translate(error: &kube::Error, at: &Place) -> Error {
     let cause = cause(&status.message);
     let says = |words: &[&str]| words.iter().any(|words| status.message.contains(words));
     match status.code {
-        403 => Error::Forbidden { node: at.node },
+        403 => Error::Forbidden { node: at.node, answer: cause },
         404 if !is_missing(status) => Error::NoApi { at, answer: cause },
         _ if says(&TRIED) => Error::Refused { at, cause },
         501 => Error::NoCriu { at, answer: cause },

@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::act::{conflict, not_found};
 use crate::clock;
 use crate::cluster::backoff;
+use crate::observe::{chain, chain_of_watch};
 
 /// Name of the Lease.
 pub const LEASE: &str = "shadow-operator";
@@ -85,7 +86,7 @@ impl Candidate {
         };
         match timeout(ANSWER, resigning).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "can't give the lease back"),
+            Ok(Err(error)) => tracing::warn!(why = chain(&error), "can't give the lease back"),
             Err(_) => tracing::warn!("no answer when the lease was given back"),
         }
     }
@@ -98,14 +99,18 @@ impl Candidate {
             match timeout(ANSWER, self.try_to_acquire(&mut seen)).await {
                 Ok(Ok(Some(lease))) => return lease,
                 Ok(Ok(None)) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "can't ask for the lease"),
+                Ok(Err(error)) => tracing::warn!(why = chain(&error), "can't ask for the lease"),
                 Err(_) => tracing::warn!("no answer about the lease"),
             }
             let until_free = (seen.at + LASTS).saturating_duration_since(Instant::now());
             // In a fixed order, so that a simulation can be repeated.
             tokio::select! {
                 biased;
-                _ = changes.next() => {}
+                change = changes.next() => {
+                    if let Some(Err(error)) = change {
+                        tracing::warn!(why = chain_of_watch(&error), "can't watch the lease");
+                    }
+                }
                 () = sleep(until_free.clamp(AGAIN, RENEWED)) => {}
             }
         }
@@ -164,7 +169,7 @@ impl Candidate {
             match answer {
                 Ok(Ok(true)) => until = begun + GIVEN_UP,
                 Ok(Ok(false)) => return,
-                Ok(Err(error)) => tracing::warn!(%error, "can't renew the lease"),
+                Ok(Err(error)) => tracing::warn!(why = chain(&error), "can't renew the lease"),
                 Err(_) => tracing::warn!("no answer when the lease was renewed"),
             }
             if Instant::now() >= until {

@@ -181,7 +181,10 @@ async fn drive(client: Client, context: Arc<Context>) {
                     running.retain(|uid, _| listed.contains(uid));
                     context.turns.listed();
                 }
-                Some(Err(error)) => tracing::warn!(%error, "watch failed, retrying"),
+                Some(Err(error)) => {
+                    let (kind, why) = ("StatefulMigration", observe::chain_of_watch(&error));
+                    tracing::warn!(why, kind, "watch failed, retrying");
+                }
                 None => return,
             },
             Some(ended) = tasks.join_next() => {

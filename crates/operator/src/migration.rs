@@ -24,11 +24,11 @@ use shadow_protocol::time::Time;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::act::{Hands, Outcome, PATIENCE};
+use crate::act::{Hands, Outcome, PATIENCE, UNAVAILABLE, kube_trouble};
 use crate::agents::{Agents, Moving};
 use crate::cluster::Cluster;
 use crate::failpoint::{self, When};
-use crate::observe::{broker_trouble, chain};
+use crate::observe::broker_trouble;
 use crate::registry::Registry;
 use crate::settings::Options;
 use crate::turns::Turns;
@@ -203,7 +203,7 @@ impl Migration {
         if self.led_by() < led
             && let Err(unwritten) = self.write(self.object.clone()).await
         {
-            return self.unwritten(unwritten);
+            return self.unwritten(unwritten).await;
         }
         let spec = mapping::spec(&self.object);
         let Some(seen) = self.observe_in_turn(&spec, &state).await else {
@@ -223,22 +223,27 @@ impl Migration {
                     if let Unwritten::Failed(_) = &unwritten {
                         self.memory.unanswered = Some(decision.state);
                     }
-                    self.unwritten(unwritten)
+                    self.unwritten(unwritten).await
                 }
             };
         }
         self.report_figures(&state, &decision, &seen).await;
+        // There is no way back, or this is it.
+        if let Some(trouble) = seen.trouble.as_ref().filter(|trouble| trouble.permanent) {
+            self.say(&trouble.reason, &trouble.message, true).await;
+        }
         if decision.effects.is_empty() {
             return self.rest(&state, &decision).await;
         }
         self.act(&spec, &decision).await
     }
 
-    fn unwritten(&mut self, why: Unwritten) -> After {
+    async fn unwritten(&mut self, why: Unwritten) -> After {
         match why {
             Unwritten::Stale => After::Sleep(Duration::ZERO),
             Unwritten::Gone => After::Stop,
             Unwritten::Failed(trouble) => {
+                self.complain(&trouble).await;
                 self.memory.fail(trouble);
                 After::Sleep(self.memory.backoff())
             }
@@ -264,7 +269,8 @@ impl Migration {
             Ok(object) => self.object = object,
             Err(kube::Error::Api(status)) if status.code == 404 => return After::Stop,
             Err(error) => {
-                tracing::warn!(%error, migration = name, "can't add the finalizer");
+                let attempted = "add the finalizer to migration";
+                self.complain(&kube_trouble(attempted, &name, &error)).await;
                 return After::Sleep(BACKOFF.1);
             }
         }
@@ -273,7 +279,10 @@ impl Migration {
         match stored {
             Ok(()) | Err(Unwritten::Stale) => After::Sleep(Duration::ZERO),
             Err(Unwritten::Gone) => After::Stop,
-            Err(Unwritten::Failed(_)) => After::Sleep(BACKOFF.1),
+            Err(Unwritten::Failed(trouble)) => {
+                self.complain(&trouble).await;
+                After::Sleep(BACKOFF.1)
+            }
         }
     }
 
@@ -302,7 +311,7 @@ impl Migration {
         }
         let name = self.object.name_any();
         if let Err(error) = self.api().delete(&name, &DeleteParams::default()).await {
-            tracing::warn!(%error, migration = name, "can't delete the finished object");
+            self.complain(&kube_trouble("delete the finished migration", &name, &error)).await;
             return After::Sleep(BACKOFF.1);
         }
         self.release().await
@@ -319,7 +328,8 @@ impl Migration {
         let patch = Patch::Merge(json!({ "metadata": { "finalizers": keep } }));
         match self.api().patch(&name, &PatchParams::default(), &patch).await {
             Err(error) if !matches!(&error, kube::Error::Api(s) if s.code == 404) => {
-                tracing::warn!(%error, migration = name, "can't remove the finalizer");
+                let attempted = "remove the finalizer of migration";
+                self.complain(&kube_trouble(attempted, &name, &error)).await;
                 After::Sleep(BACKOFF.1)
             }
             _ => After::Stop,
@@ -417,7 +427,7 @@ impl Migration {
         let writing = api.replace_status(&name, &params, &object);
         let Ok(written) = tokio::time::timeout(PATIENCE, writing).await else {
             return Err(Unwritten::Failed(Trouble {
-                reason: "ApiUnavailable".to_owned(),
+                reason: UNAVAILABLE.to_owned(),
                 message: format!("write the status of migration {name}: no answer"),
                 permanent: false,
             }));
@@ -479,9 +489,6 @@ impl Migration {
 }
 
 fn api_trouble(name: &str, error: &kube::Error) -> Trouble {
-    Trouble {
-        reason: "ApiUnavailable".to_owned(),
-        message: format!("write the status of migration {name}: {}", chain(error)),
-        permanent: false,
-    }
+    // Nothing else can be done than to try again.
+    Trouble { permanent: false, ..kube_trouble("write the status of migration", name, error) }
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::batch::v1 as batch;
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
+use kube::core::Status;
 use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
 use serde::Deserialize;
 use shadow_broker::Session;
 use shadow_protocol::freeze::Liveness;
@@ -327,14 +329,63 @@ pub fn broker_trouble(error: &shadow_broker::Error) -> Trouble {
     Trouble { reason: reason.to_owned(), message: chain(error), permanent }
 }
 
-/// An error and its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
+/// An error and its causes in one line. The API server's answer is said once, in its own words.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut causes = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        match error.downcast_ref::<kube::Error>() {
+            Some(kube::Error::Api(status)) if !status.message.is_empty() => {
+                causes.push(words_of(status));
+                break;
+            }
+            _ => causes.push(error.to_string()),
+        }
+        next = error.source();
     }
-    text
+    causes.join(": ")
+}
+
+/// As [`chain`], of a watch, whose errors repeat their causes.
+pub fn chain_of_watch(error: &watcher::Error) -> String {
+    let cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
+    cause.map_or_else(|| chain(error), chain)
+}
+
+/// What the API server answers, and what to do where it misses a right of ours.
+pub fn words_of(status: &Status) -> String {
+    let words = &status.message;
+    if lacks_right(status) {
+        return format!("{words}; give the operator this right: apply config/rbac/role.yaml");
+    }
+    words.clone()
+}
+
+/// It is not a policy, a quota or a webhook that refuses.
+pub fn lacks_right(status: &Status) -> bool {
+    status.code == 403
+        && status.message.contains("cannot ")
+        && status.message.contains(" resource ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Error;
+
+    fn refused(words: &str) -> kube::Error {
+        kube::Error::Api(Status::failure(words, "Forbidden").with_code(403).boxed())
+    }
+
+    #[test]
+    fn the_api_servers_answer_is_said_once_and_a_missing_right_has_its_remedy() {
+        let words = "secrets \"a\" is forbidden: User \"b\" cannot get resource \"secrets\" in API group \"\"";
+        let remedy = "give the operator this right: apply config/rbac/role.yaml";
+        let said = chain(&Error::Unread(refused(words)));
+        assert_eq!(said, format!("can't be read: {words}; {remedy}"));
+        let watch = watcher::Error::InitialListFailed(refused(words));
+        assert_eq!(chain_of_watch(&watch), format!("{words}; {remedy}"));
+        let policy = "pods \"a\" is forbidden: violates PodSecurity \"restricted\"";
+        assert_eq!(chain(&refused(policy)), policy);
+    }
 }

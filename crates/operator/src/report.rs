@@ -8,7 +8,7 @@ use serde_json::json;
 use shadow_api::{HandoffStatus, StatefulMigration, StatefulMigrationStatus};
 use shadow_protocol::broker::Totals;
 use shadow_protocol::decide::Decision;
-use shadow_protocol::observation::{Observation, Owner, Turn};
+use shadow_protocol::observation::{Observation, Owner, Trouble, Turn};
 use shadow_protocol::phase::{
     AloneStep, CutStep, FORMAT_VERSION, ParkStep, Phase, PhaseName, Plan, State,
 };
@@ -60,7 +60,7 @@ pub fn status(
         status.checkpoint_bytes = Some(image.bytes);
     }
     status.handoff = handoff(status.handoff.take(), phase, seen);
-    status.message = Some(message(decision));
+    status.message = Some(message(decision, seen));
     status.conditions = conditions(&status.conditions, object, decision, seen);
     status
 }
@@ -131,7 +131,7 @@ fn counted(totals: Totals) -> shadow_api::QueueProof {
     }
 }
 
-fn message(decision: &Decision) -> String {
+fn message(decision: &Decision, seen: &Observation) -> String {
     match &decision.state.phase {
         Phase::Completed { plan, .. } => took_over(plan, &decision.state.phase),
         Phase::Failed { failure, rolled_back: true } => {
@@ -144,10 +144,21 @@ fn message(decision: &Decision) -> String {
             format!("rolling back: {}", failure.message)
         }
         Phase::Unwinding { failure, .. } => {
-            format!("rolling back ({}), waiting for {}", failure.message, decision.waiting)
+            format!("rolling back ({}), {}", failure.message, waiting(decision, seen))
         }
         _ if decision.waiting.is_empty() => step_name(&decision.state.phase).to_owned(),
-        _ => format!("waiting for {}", decision.waiting),
+        _ => waiting(decision, seen),
+    }
+}
+
+/// And what is in the way: after the commit point nothing else says so.
+fn waiting(decision: &Decision, seen: &Observation) -> String {
+    let waiting = format!("waiting for {}", decision.waiting);
+    match &seen.trouble {
+        Some(Trouble { reason, message, .. }) => {
+            format!("{waiting}; tried again: {reason}: {message}")
+        }
+        None => waiting,
     }
 }
 
@@ -244,7 +255,7 @@ fn conditions(
             condition("RolledBack", "False", "RollingBack", failure.message.clone()),
         ),
         Phase::Pending if matches!(seen.turn, Turn::Waits(_)) => {
-            (condition("Ready", "False", "Queued", message(decision)), None)
+            (condition("Ready", "False", "Queued", message(decision, seen)), None)
         }
         other => {
             (condition("Ready", "False", other.name().as_str(), step_name(other).into()), None)

@@ -18,6 +18,8 @@ pub struct Usage {
     memory: BTreeMap<String, u64>,
     /// Files and folders in each volume, its own folder among them.
     inodes: BTreeMap<String, u64>,
+    /// Why none of it is known, a sentence.
+    pub unknown: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -94,6 +96,7 @@ impl Usage {
                 .into_iter()
                 .filter_map(|it| Some((it.name, it.inodes_used?)))
                 .collect(),
+            unknown: None,
         })
     }
 }
@@ -114,7 +117,9 @@ pub async fn of(client: &Client, pod: &Pod) -> Usage {
         Err(_) => "no answer".to_owned(),
     };
     tracing::warn!(node, why, "the kubelet does not say what the pod uses");
-    Usage::default()
+    let why =
+        format!("not known what pod {} uses, by the kubelet of node {node}: {why}", pod.name_any());
+    Usage { unknown: Some(why), ..Usage::default() }
 }
 
 #[cfg(test)]

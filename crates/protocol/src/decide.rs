@@ -139,7 +139,9 @@ pub fn decide(
         None if todo.is_empty() || seen.acted.is_some() || state.phase == Phase::Pending => {
             step(spec, settings, state, seen, now)
         }
-        None => Next::Wait(0, format!("{} is being acted on", state.phase.name().as_str())),
+        None => {
+            Next::Wait(0, format!("what is to be done in phase {}", state.phase.name().as_str()))
+        }
     };
     let next = overdue(settings, state, seen, now, next);
     match next {

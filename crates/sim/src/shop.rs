@@ -30,7 +30,7 @@ use shadow_protocol::time::Time;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::kube::{Config, Kube, NoFaults};
+use crate::kube::{self, Config, Kube, NoFaults, Refusal};
 use crate::log::Log;
 use applications::Applications;
 use plan::Plan;
@@ -45,6 +45,9 @@ const PATIENCE: Duration = Duration::from_hours(2);
 /// The cluster comes to rest after the end.
 const SETTLED: Duration = Duration::from_mins(1);
 
+/// Says no to a request that its sender may not make.
+pub type Rights = Arc<dyn Fn(&kube::Call) -> Option<Refusal> + Send + Sync>;
+
 /// Everything there is. Clones are the same one.
 #[derive(Clone)]
 pub struct Shop {
@@ -57,6 +60,8 @@ pub struct Shop {
     /// Its UID.
     source_uid: Value,
     plan: Arc<Plan>,
+    rights: Rights,
+    wishing: fn(&mut Value),
     notes: Arc<Mutex<Notes>>,
 }
 
@@ -89,8 +94,12 @@ pub fn run_logged(plan: &Plan) -> Verdict {
 }
 
 /// Runs `work` on this thread, on a clock that passes only while everybody waits.
+///
+/// # Panics
+///
+/// If the machine has no room for a runtime.
 #[expect(clippy::expect_used, reason = "a runtime of one thread needs nothing from the machine")]
-fn on_paused_time<T>(work: impl Future<Output = T>) -> T {
+pub fn on_paused_time<T>(work: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
     runtime.block_on(async {
@@ -114,7 +123,28 @@ impl Shop {
         let source_uid = found.map(|pod| pod["metadata"]["uid"].clone()).unwrap_or_default();
         applications.begun().await;
         let notes = Arc::new(Mutex::new(Notes { log, ..Notes::default() }));
-        Self { kube, applications, source, source_uid, plan: Arc::new(plan.clone()), notes }
+        Self {
+            kube,
+            applications,
+            source,
+            source_uid,
+            plan: Arc::new(plan.clone()),
+            rights: Arc::new(|_| None),
+            wishing: |_| {},
+            notes,
+        }
+    }
+
+    /// Operators may do only what `rights` lets pass.
+    #[must_use]
+    pub fn under(self, rights: Rights) -> Self {
+        Self { rights, ..self }
+    }
+
+    /// The user wishes something else besides.
+    #[must_use]
+    pub fn wishing(self, wishing: fn(&mut Value)) -> Self {
+        Self { wishing, ..self }
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
@@ -175,8 +205,9 @@ impl Shop {
         }
         let mut kills = self.plan_faults();
         self.start_operator();
-        let asked = self.kube.create(wish(&self.source, "move", &self.plan.scenario));
-        if let Err(refusal) = asked {
+        let mut wish = wish(&self.source, "move", &self.plan.scenario);
+        (self.wishing)(&mut wish);
+        if let Err(refusal) = self.kube.create(wish) {
             self.notes().violations.push(format!("the wish was refused: {refusal}"));
         }
         let killed = async {

@@ -1,7 +1,7 @@
 //! The operator's own loop, from a `StatefulMigration` to its end, under plans of faults.
 
 use shadow_broker::memory;
-use shadow_protocol::spec::{IdentitySwap, ReplayMode};
+use shadow_protocol::spec::IdentitySwap;
 use shadow_sim::scenario::{OwnerKind, WorldFault};
 use shadow_sim::shop::campaign::{self, Tally};
 use shadow_sim::shop::plan::{Call, Fault, Plan, REQUEST_FAULTS};
@@ -23,32 +23,10 @@ fn plan(seed: u64, faults: Vec<Fault>) -> Plan {
     Plan { faults, ..Plan::from_seed(seed) }
 }
 
-/// A migration of each kind that completes when nothing goes wrong, and how many of its requests are
-/// counted as one where there is not the time for all.
-fn ordinary() -> Vec<(Plan, usize)> {
-    let kinds = [
-        (OwnerKind::Bare, IdentitySwap::None, false, 1),
-        (OwnerKind::Deployment, IdentitySwap::None, false, 3),
-        (OwnerKind::StatefulSet, IdentitySwap::None, false, 3),
-        (OwnerKind::StatefulSet, IdentitySwap::None, true, 5),
-        (OwnerKind::Shrinking, IdentitySwap::None, false, 3),
-        (OwnerKind::StatefulSet, IdentitySwap::ExchangeFence, false, 11),
-        (OwnerKind::StatefulSet, IdentitySwap::Cutoff, false, 11),
-    ];
-    let first = |(owner, swap, alone, step)| {
-        let of_kind = |plan: &Plan| {
-            let it = &plan.scenario;
-            (it.owner, it.swap, it.alone()) == (owner, swap, alone)
-        };
-        let mut plans = (0..1_000).map(|seed| plan(seed, Vec::new())).filter(of_kind);
-        plans.find(|plan| run(plan).end == "Completed").map(|plan| (plan, step))
-    };
-    let mut all: Vec<_> = kinds.into_iter().filter_map(first).collect();
-    assert_eq!(all.len(), kinds.len(), "one of each kind completes");
-    let mut parked = all[2].0.clone();
-    (parked.scenario.mode, parked.scenario.habits.remembers) = (Some(ReplayMode::Park), true);
-    all.push((parked, 5));
-    all
+/// A migration of each kind, and how many of its requests are counted as one where there is not the time
+/// for all.
+fn ordinary() -> impl Iterator<Item = (Plan, usize)> {
+    campaign::ordinary().into_iter().zip([1, 3, 3, 5, 3, 11, 11, 5])
 }
 
 fn with(plan: &Plan, fault: Fault) -> Plan {

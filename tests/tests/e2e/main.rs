@@ -12,6 +12,7 @@ mod operators;
 mod queueless;
 mod refusals;
 mod runtime;
+mod secrets;
 mod sets;
 mod story;
 

@@ -124,7 +124,16 @@ fn management(
 
 fn parse(what: &str, text: &str) -> Result<Url, Error> {
     // The parser's message does not repeat its input, which may hold a password.
-    Url::parse(text).map_err(|error| invalid(what, error.to_string()))
+    let url = Url::parse(text).map_err(|error| invalid(what, error.to_string()))?;
+    // A password with a /, ? or # of its own ends the host's part early: what follows would be taken
+    // for a path, and be named in errors.
+    let rest = [Some(url.path()), url.query(), url.fragment()];
+    if rest.into_iter().flatten().any(|part| part.contains('@')) {
+        let why = "there is an @ behind the host; write / as %2F, ? as %3F, # as %23 and @ as %40 in \
+                   user, password and vhost";
+        return Err(invalid(what, why.to_owned()));
+    }
+    Ok(url)
 }
 
 fn credentials(what: &str, url: &Url) -> Result<Option<(String, String)>, Error> {
@@ -187,5 +196,34 @@ mod tests {
             assert!(!error.contains("secret"), "{error}");
         }
         assert!(address("amqp://h", Some("ftp://h")).is_err());
+    }
+
+    #[test]
+    fn a_password_that_was_not_encoded_is_not_taken_for_something_else() {
+        for password in ["12/secret", "12?secret", "12#secret", "/secret", "12/sec%2Fret"] {
+            let urls = [
+                (format!("amqp://u:{password}@h/v"), None),
+                ("amqp://h".to_owned(), Some(format!("http://u:{password}@h"))),
+            ];
+            for (url, management) in urls {
+                let error = address(&url, management.as_deref()).err().expect(password);
+                let said = format!("{error} {error:?}");
+                assert!(said.contains("there is an @ behind the host"), "{said}");
+                assert!(!said.contains("sec"), "{said}");
+            }
+        }
+        assert!(address("amqp://u:p%2Fw@h/a%40b", None).is_ok());
+    }
+
+    #[test]
+    fn neither_the_target_nor_the_header_shows_a_password() {
+        let url = "amqp://u:s%3Bcret@h".to_owned();
+        let target = Target { url: url.clone(), management_url: Some(url.replace("amqp", "http")) };
+        let a = Address::parse(&target).unwrap();
+        let base64 = base64::engine::general_purpose::STANDARD.encode("u:s;cret");
+        let said = format!("{target:?} {:?} {} {}", a.authorization, a.label(), a.management);
+        for secret in ["cret", base64.as_str()] {
+            assert!(!said.contains(secret), "{said}");
+        }
     }
 }

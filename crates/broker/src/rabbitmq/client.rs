@@ -258,11 +258,25 @@ mod tests {
                 let _ = socket.write_all(answer).await;
             }
         });
-        let target = Target { url: format!("{scheme}://{host}"), management_url: None };
+        let target =
+            Target { url: format!("{scheme}://user:s%3Bcret@{host}"), management_url: None };
         let address = Address::parse(&target).unwrap();
         let (name, session) = ("shadow/x".to_owned(), "1".to_owned());
         let wire = Wire { address, ca: None, name, session };
-        (wire.connect(Role::Topology).await.unwrap_err(), host)
+        let error = wire.connect(Role::Topology).await.unwrap_err();
+        assert_silent(&error);
+        (error, host)
+    }
+
+    /// Neither it nor its causes show the password, in whatever form.
+    fn assert_silent(error: &Error) {
+        let first: &(dyn StdError + 'static) = error;
+        let causes = std::iter::successors(Some(first), |error| StdError::source(*error));
+        let said: Vec<String> = causes.map(|error| format!("{error} {error:?}")).collect();
+        let said = said.join("\n");
+        for secret in ["s;cret", "s%3Bcret", "czt", "user:"] {
+            assert!(!said.contains(secret), "{secret} is in: {said}");
+        }
     }
 
     #[tokio::test]

@@ -102,7 +102,7 @@ mod tests {
             rights.iter().any(|it| it.group == group && it.resource == resource && it.verb == verb)
         };
         assert!(has("", "nodes/proxy", "create") && has("batch", "jobs", "delete"));
-        assert!(has("migration.ms2m.io", "statefulmigrations/status", "patch"));
+        assert!(has("migration.ms2m.io", "statefulmigrations/status", "update"));
         assert!(!has("", "secrets", "list"));
         assert!(rights.len() > 40, "{}", rights.len());
     }

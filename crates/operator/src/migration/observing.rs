@@ -96,7 +96,7 @@ impl Migration {
             turn: Turn::default(),
             acted: self.memory.acted,
             own: self.memory.own,
-            trouble: self.memory.trouble.clone(),
+            trouble: self.trouble(state),
             source,
             standby,
             heir,
@@ -109,6 +109,14 @@ impl Migration {
             archive: self.memory.archive.clone(),
             broker,
         }
+    }
+
+    /// What is in the way, or keeps the stores from showing it.
+    fn trouble(&self, state: &State) -> Option<Trouble> {
+        // On the way back a trouble before all is done means more: see `unwind::stuck`.
+        let undoing = matches!(state.phase, Phase::Unwinding { .. }) && self.memory.acted.is_none();
+        let blind = || self.context.cluster.blind().filter(|_| !undoing);
+        self.memory.trouble.clone().or_else(blind)
     }
 
     /// The source, and the pod that stands by, as the API server has them now.

@@ -11,7 +11,7 @@ use shadow_protocol::spec::{Spec, Strategy, Transfer};
 
 use super::Migration;
 use crate::act::{exists, kube_trouble};
-use crate::observe::{self, chain};
+use crate::observe::{self, chain, words_of};
 use crate::registry::Unusable;
 use crate::target_pod::{TargetPlan, target_pod};
 use crate::{agents, pin, scale, secret, usage, volumes};
@@ -178,7 +178,7 @@ impl Migration {
                 Ok(Ok(()))
             }
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
-                Ok(Err(status.message))
+                Ok(Err(words_of(&status)))
             }
             Err(error) => Err(kube_trouble("try out a copy of pod", &spec.source_pod, &error)),
         }

@@ -1,13 +1,16 @@
-//! What a migration says besides its status: events.
+//! What a migration says besides its status: events, and the log.
 
 use std::time::Duration;
 
 use kube::runtime::events::{Event, Recorder};
 use kube::{Resource, ResourceExt};
 use shadow_api::MessageQueueConfig;
+use shadow_protocol::observation::Trouble;
 use shadow_protocol::phase::{Pin, Plan};
 
 use super::Migration;
+use crate::act::UNAVAILABLE;
+use crate::observe::chain;
 use crate::problems::pod_warnings;
 use crate::report;
 
@@ -16,7 +19,7 @@ const EVENT: Duration = Duration::from_secs(2);
 
 impl Migration {
     /// An event, once.
-    pub(super) async fn say(&mut self, reason: &'static str, sentence: &str, warning: bool) {
+    pub(super) async fn say(&mut self, reason: &str, sentence: &str, warning: bool) {
         if self.memory.said == sentence {
             return;
         }
@@ -36,6 +39,9 @@ impl Migration {
             self.publish(report::event("StaysBehind", warning, true)).await;
         }
         let looked = self.memory.looked.get(&plan.target_node);
+        if let Some(doubt) = &usage.unknown {
+            self.publish(report::event("Preflight", doubt.clone(), true)).await;
+        }
         for doubt in looked.iter().flat_map(|looked| &looked.doubts) {
             self.publish(report::event("Preflight", doubt.clone(), true)).await;
         }
@@ -60,8 +66,16 @@ impl Migration {
         let publishing = recorder.publish(&event, &reference);
         match tokio::time::timeout(EVENT, publishing).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "can't publish an event"),
+            Ok(Err(error)) => tracing::warn!(why = chain(&error), "can't publish an event"),
             Err(_) => tracing::warn!("no answer to an event"),
+        }
+    }
+
+    /// Says what the status can't.
+    pub(super) async fn complain(&mut self, trouble: &Trouble) {
+        tracing::warn!(message = trouble.message, "failed");
+        if trouble.reason != UNAVAILABLE {
+            self.say(&trouble.reason, &trouble.message, true).await;
         }
     }
 }

@@ -119,6 +119,15 @@ impl Call {
         Ok(call)
     }
 
+    /// The name that a right can be given for: a list's is the one that it asks for.
+    pub fn asked_for(&self) -> Option<&str> {
+        let selected = || {
+            let mut terms = self.parameter("fieldSelector").split(',');
+            terms.find_map(|term| term.strip_prefix("metadata.name="))
+        };
+        self.name.as_deref().or_else(selected)
+    }
+
     /// A parameter of the query.
     pub(super) fn parameter(&self, name: &str) -> &str {
         self.query.get(name).map(String::as_str).unwrap_or_default()

@@ -91,6 +91,9 @@ impl Shop {
             if shop.notes().isolated.contains(&call.client) {
                 return Fate::Refuse(Failure::Reset);
             }
+            if let Some(refusal) = (shop.rights)(call) {
+                return Fate::Refuse(Failure::Answer(refusal));
+            }
             if call.verb == Verb::Watch {
                 return Fate::Pass;
             }
