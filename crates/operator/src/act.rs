@@ -22,7 +22,7 @@ use crate::observe::{broker_trouble, chain};
 use crate::prepull::Wanted;
 use crate::registry::Registry;
 use crate::settings::Options;
-use crate::target_pod::{TargetPlan, labels_at_switch, labels_for_services, target_pod};
+use crate::target_pod::{TargetPlan, is_of, labels_at_switch, labels_for_services, target_pod};
 use crate::{clock, kubelet, prepull};
 
 /// Grace of a deletion in seconds: with 0 the API server would not wait for the kubelet to confirm
@@ -282,7 +282,7 @@ impl Hands<'_> {
         let plan = self.plan()?;
         let image = self.image()?;
         if let Some(found) = self.cluster.pod(&self.namespace(), &plan.target_pod)
-            && found.labels().get(shadow_api::LABEL_MIGRATION) == Some(&self.migration.name_any())
+            && is_of(&found, self.migration)
         {
             return Ok(Outcome::Done);
         }
@@ -320,7 +320,7 @@ impl Hands<'_> {
             Err(error) => return Err(kube_trouble("read target pod", name, &error)),
         };
         // A pod of that name that isn't ours is none of our business.
-        if found.labels().get(shadow_api::LABEL_MIGRATION) != Some(&self.migration.name_any()) {
+        if !is_of(&found, self.migration) {
             return Ok(Outcome::Done);
         }
         match self.pods().delete(name, &DeleteParams::default().grace_period(SHORTEST_GRACE)).await

@@ -37,7 +37,7 @@ pub mod transfer_job;
 mod usage;
 mod volumes;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -54,7 +54,7 @@ use tokio::task::JoinSet;
 use agents::Agents;
 use cluster::Cluster;
 use leader::Candidate;
-use migration::Context;
+use migration::{Context, Seen};
 use registry::Registry;
 use settings::Options;
 
@@ -156,19 +156,24 @@ async fn drive(client: Client, context: Arc<Context>) {
     let api: Api<Guarded> = Api::all(client);
     let stream = watch_objects(api, watcher::Config::default()).default_backoff();
     let mut stream = std::pin::pin!(stream);
-    let mut running: HashMap<String, watch::Sender<StatefulMigration>> = HashMap::new();
+    let mut running: HashMap<String, watch::Sender<Seen>> = HashMap::new();
+    let mut listed = HashSet::new();
     let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
             biased;
             event = stream.next() => match event {
                 Some(Ok(Event::Apply(object) | Event::InitApply(object))) => {
+                    listed.insert(object.uid().unwrap_or_default());
                     seen(object, &context, &mut running, &mut tasks);
                 }
                 Some(Ok(Event::Delete(object))) => {
-                    running.remove(&object.uid().unwrap_or_default());
+                    let gone = object.uid().unwrap_or_default();
+                    lost(&running, |uid| *uid == gone);
                 }
-                Some(Ok(Event::Init | Event::InitDone)) => {}
+                Some(Ok(Event::Init)) => listed.clear(),
+                // Deleted while nobody watched.
+                Some(Ok(Event::InitDone)) => lost(&running, |uid| !listed.contains(uid)),
                 Some(Err(error)) => tracing::warn!(%error, "watch failed, retrying"),
                 None => return,
             },
@@ -181,10 +186,18 @@ async fn drive(client: Client, context: Arc<Context>) {
     }
 }
 
+/// Tells the tasks of these migrations that their object is gone. What that means they know: most have
+/// come to their end, and let it go themselves.
+fn lost(running: &HashMap<String, watch::Sender<Seen>>, which: impl Fn(&String) -> bool) {
+    for (_, updates) in running.iter().filter(|(uid, _)| which(uid)) {
+        updates.send_modify(|seen| seen.gone = true);
+    }
+}
+
 fn seen(
     object: Guarded,
     context: &Arc<Context>,
-    running: &mut HashMap<String, watch::Sender<StatefulMigration>>,
+    running: &mut HashMap<String, watch::Sender<Seen>>,
     tasks: &mut JoinSet<String>,
 ) {
     let name = object.name_any();
@@ -197,14 +210,14 @@ fn seen(
     };
     let uid = object.uid().unwrap_or_default();
     if let Some(updates) = running.get(&uid)
-        && updates.send(object.clone()).is_ok()
+        && updates.send(Seen { object: object.clone(), gone: false }).is_ok()
     {
         return;
     }
     if decide::is_over(&object) {
         return;
     }
-    let (sender, receiver) = watch::channel(object);
+    let (sender, receiver) = watch::channel(Seen { object, gone: false });
     running.insert(uid.clone(), sender);
     let context = context.clone();
     let task = async move {

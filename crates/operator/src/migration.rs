@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 use shadow_api::{MessageQueueConfig, StatefulMigration};
@@ -38,9 +38,11 @@ use crate::{clock, decide as mapping, report};
 
 mod looking;
 mod observing;
+mod orphan;
 mod preflight;
 
 use looking::{Looked, Looking};
+pub use orphan::Seen;
 
 /// How often a status that only changed in its figures is written.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -123,6 +125,8 @@ pub struct Migration {
     context: Arc<Context>,
     object: StatefulMigration,
     memory: Memory,
+    /// The object is gone, in whatever state: what is known of it is known here alone.
+    orphaned: bool,
 }
 
 /// What to do after a cycle.
@@ -141,12 +145,14 @@ enum Unwritten {
     Failed(Trouble),
 }
 
-/// Runs a migration until it is over or its object is gone. `updates` brings newer versions of the
-/// object as they are seen.
-pub async fn run(context: Arc<Context>, mut updates: watch::Receiver<StatefulMigration>) {
-    let object = updates.borrow_and_update().clone();
+/// Runs a migration until it is over. `updates` brings newer versions of the object as they are seen. One
+/// whose object is taken away by force, without its finalizer, is undone as if it had been deleted.
+pub async fn run(context: Arc<Context>, mut updates: watch::Receiver<Seen>) {
+    let seen = updates.borrow_and_update().clone();
     let mut bell = context.cluster.bell();
-    let mut migration = Migration { context, object, memory: Memory::default() };
+    let (object, memory) = (seen.object.clone(), Memory::default());
+    let mut migration = Migration { context, object, memory, orphaned: false };
+    migration.refresh(seen);
     loop {
         bell.borrow_and_update();
         let After::Sleep(pause) = Box::pin(migration.cycle()).await else { break };
@@ -178,12 +184,18 @@ impl Migration {
 
     /// Takes the user's part of a newer version; the status is only ever written here, so the
     /// stored state of a version seen later can't be newer than ours.
-    fn refresh(&mut self, seen: StatefulMigration) {
-        self.object.spec = seen.spec;
-        self.object.metadata.deletion_timestamp = seen.metadata.deletion_timestamp;
+    fn refresh(&mut self, seen: Seen) {
+        if seen.gone {
+            return self.orphan();
+        }
+        self.object.spec = seen.object.spec;
+        self.object.metadata.deletion_timestamp = seen.object.metadata.deletion_timestamp;
     }
 
     async fn cycle(&mut self) -> After {
+        if self.orphaned && !self.is_under_way() {
+            return After::Stop;
+        }
         if self.led_by() > self.context.generation {
             tracing::warn!("another operator leads");
             return After::Stop;
@@ -232,7 +244,10 @@ impl Migration {
     fn unwritten(&mut self, why: Unwritten) -> After {
         match why {
             Unwritten::Stale => After::Sleep(Duration::ZERO),
-            Unwritten::Gone => After::Stop,
+            Unwritten::Gone => {
+                self.orphan();
+                After::Sleep(Duration::ZERO)
+            }
             Unwritten::Failed(trouble) => {
                 self.memory.fail(trouble);
                 After::Sleep(self.memory.backoff())
@@ -252,7 +267,8 @@ impl Migration {
         }
         let now = clock::now();
         let state = State::new(now);
-        let patch = json!({ "metadata": { "finalizers": [shadow_api::FINALIZER] } });
+        let metadata = json!({ "uid": self.object.uid(), "finalizers": [shadow_api::FINALIZER] });
+        let patch = json!({ "metadata": metadata });
         let name = self.object.name_any();
         let patched = self.api().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
         match patched {
@@ -295,7 +311,10 @@ impl Migration {
             return After::Sleep(left);
         }
         let name = self.object.name_any();
-        if let Err(error) = self.api().delete(&name, &DeleteParams::default()).await {
+        let uid = self.object.uid();
+        let only_it = Preconditions { uid, resource_version: None };
+        let params = DeleteParams::default().preconditions(only_it);
+        if let Err(error) = self.api().delete(&name, &params).await {
             tracing::warn!(%error, migration = name, "can't delete the finished object");
             return After::Sleep(BACKOFF.1);
         }
@@ -310,7 +329,8 @@ impl Migration {
         let name = self.object.name_any();
         let keep: Vec<&String> =
             self.object.finalizers().iter().filter(|f| *f != shadow_api::FINALIZER).collect();
-        let patch = Patch::Merge(json!({ "metadata": { "finalizers": keep } }));
+        let metadata = json!({ "uid": self.object.uid(), "finalizers": keep });
+        let patch = Patch::Merge(json!({ "metadata": metadata }));
         match self.api().patch(&name, &PatchParams::default(), &patch).await {
             Err(error) if !matches!(&error, kube::Error::Api(s) if s.code == 404) => {
                 tracing::warn!(%error, migration = name, "can't remove the finalizer");
@@ -403,6 +423,10 @@ impl Migration {
     }
 
     async fn write(&mut self, mut object: StatefulMigration) -> Result<(), Unwritten> {
+        if self.orphaned {
+            self.object.status = object.status;
+            return Ok(());
+        }
         let name = object.name_any();
         let led = self.context.generation;
         object.status.get_or_insert_default().leader_generation = (led > 0).then_some(led);
@@ -424,6 +448,8 @@ impl Migration {
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 let ours = mapping::stored(&self.object).ok().flatten();
                 match self.api().get_opt(&name).await {
+                    // Another one of the same name.
+                    Ok(Some(fresh)) if fresh.uid() != self.object.uid() => Err(Unwritten::Gone),
                     Ok(Some(fresh)) => {
                         let stored = mapping::stored(&fresh).ok().flatten();
                         if stored != ours {
@@ -468,7 +494,9 @@ impl Migration {
         let mut object = self.object.clone();
         object.status = Some(status);
         // A conflict is no loss: the next write brings the figures.
-        let _ = self.write(object).await;
+        if let Err(Unwritten::Gone) = self.write(object).await {
+            self.orphan();
+        }
     }
 
     async fn say(&mut self, reason: &'static str, sentence: &str, warning: bool) {

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use serde::Deserialize;
+use shadow_api::StatefulMigration;
 use shadow_broker::Session;
 use shadow_protocol::freeze::Liveness;
 use shadow_protocol::names::{Names, control_queue};
@@ -19,10 +20,15 @@ use shadow_protocol::phase::{Evidence, Plan};
 use crate::cluster::Cluster;
 use crate::prepull::pullable;
 use crate::problems::{node_problems, pod_problems};
-use crate::target_pod::{before, has_left, restored_container};
+use crate::target_pod::{before, has_left, is_of, restored_container};
 
 /// A pod in the protocol's terms.
-pub fn pod(cluster: &Cluster, pod: &core::Pod, container: Option<&str>, migration: &str) -> Pod {
+pub fn pod(
+    cluster: &Cluster,
+    pod: &core::Pod,
+    container: Option<&str>,
+    migration: &StatefulMigration,
+) -> Pod {
     let status = pod.status.clone().unwrap_or_default();
     let spec = pod.spec.clone().unwrap_or_default();
     let condition = |kind: &str| {
@@ -49,7 +55,7 @@ pub fn pod(cluster: &Cluster, pod: &core::Pod, container: Option<&str>, migratio
         liveness: chosen.as_ref().and_then(|name| liveness(&spec, name)),
         before: before(pod).map(str::to_owned),
         waiting: waiting(&status),
-        ours: pod.labels().get(shadow_api::LABEL_MIGRATION).is_some_and(|name| name == migration),
+        ours: is_of(pod, migration),
         containers,
     }
 }

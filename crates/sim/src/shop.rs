@@ -34,7 +34,7 @@ use tokio::time::{sleep, timeout};
 use crate::kube::{Config, Kube, NoFaults};
 use crate::log::Log;
 use applications::Applications;
-use plan::Plan;
+use plan::{Fault, Plan};
 use verdict::Verdict;
 
 pub use stage::{NAMESPACE, wish};
@@ -43,6 +43,8 @@ pub use stage::{NAMESPACE, wish};
 pub const START: Time = Time(1_767_225_600_000);
 /// A migration that has not ended by then never will.
 const PATIENCE: Duration = Duration::from_hours(2);
+/// Between two looks at what is left.
+const LOOK: Duration = Duration::from_millis(100);
 /// The cluster comes to rest after the end.
 const SETTLED: Duration = Duration::from_mins(1);
 
@@ -192,9 +194,15 @@ impl Shop {
             }
             std::future::pending::<()>().await;
         };
+        let end = async {
+            self.ended().await;
+            if self.plan.faults.iter().any(|fault| matches!(fault, Fault::Forced(_))) {
+                self.tidied_up().await;
+            }
+        };
         let ended = tokio::select! {
             biased;
-            ended = timeout(PATIENCE, self.ended()) => ended.is_ok(),
+            ended = timeout(PATIENCE, end) => ended.is_ok(),
             () = killed => false,
         };
         if !ended {
@@ -241,6 +249,13 @@ impl Shop {
             if changes.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Until nothing of a migration is left whose object does not tell.
+    async fn tidied_up(&self) {
+        while !verdict::left_over(self).is_empty() {
+            sleep(LOOK).await;
         }
     }
 

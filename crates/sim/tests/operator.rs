@@ -164,3 +164,17 @@ fn a_watch_that_must_begin_anew_loses_nothing() {
         }
     }
 }
+
+/// What was begun is undone, or brought to its end, without anybody to report to.
+#[test]
+fn an_object_that_is_removed_by_force_leaves_nothing_behind() {
+    for (plan, step) in ordinary() {
+        let whole = run(&plan).at;
+        let mut ends = std::collections::BTreeMap::<String, u32>::new();
+        for at in (0..whole + 500).step_by(70 * step.div_ceil(3)) {
+            *ends.entry(assert_clean(&with(&plan, Fault::Forced(at)))).or_default() += 1;
+        }
+        println!("{:?} {:?}: {ends:?}", plan.scenario.owner, plan.scenario.swap);
+        assert_eq!(ends.keys().collect::<Vec<_>>(), ["Gone"]);
+    }
+}

@@ -51,6 +51,12 @@ impl Shop {
                         shop.kube.forget_history();
                     });
                 }
+                Fault::Forced(at) => {
+                    tokio::spawn(async move {
+                        sleep(Duration::from_millis(at)).await;
+                        shop.force();
+                    });
+                }
                 Fault::NodeAway { targets, at, lasts } => {
                     let lasts = Duration::from_millis(lasts);
                     tokio::spawn(async move {
@@ -161,6 +167,17 @@ impl Shop {
         sleep(lasts).await;
         self.note(|| format!("{before:?} are back"));
         self.notes().isolated.retain(|name| !before.contains(name));
+    }
+
+    /// The object goes, whatever holds it.
+    pub(super) fn force(&self) {
+        let step = self.state("move").map(|state| state.phase.step());
+        self.note(|| format!("FAULT the object is removed by force, at {step:?}"));
+        let key = Key::new("statefulmigrations", NAMESPACE, "move");
+        let _ = self.kube.store(|store| {
+            store.modify(&key, |object| object["metadata"]["finalizers"] = serde_json::json!([]));
+            store.delete(&key, &Deletion::default())
+        });
     }
 
     async fn away(&self, targets: bool, lasts: Duration) {

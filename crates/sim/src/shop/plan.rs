@@ -80,6 +80,8 @@ pub enum Fault {
     /// The operator that leads reaches the API server no more, from then for so long, and another one
     /// stands by.
     Isolated(u64, u64),
+    /// Somebody takes the object's finalizer away and deletes it, at this time.
+    Forced(u64),
     /// A node is cut off from then for so long: the target's, or the source's.
     NodeAway {
         /// The target's node.

@@ -87,19 +87,7 @@ fn left(shop: &Shop) -> Vec<String> {
 
 /// Exactly one pod, its owner's, Ready, where it should be; and nothing of the migration.
 fn cluster(shop: &Shop, excuses: Excuses) -> Vec<String> {
-    let mut found = Vec::new();
-    let jobs = shop.kube.all("jobs").len();
-    if jobs > 0 {
-        found.push(format!("{jobs} jobs are left"));
-    }
-    for plural in
-        ["validatingadmissionpolicies", "validatingadmissionpolicybindings", "podtemplates"]
-    {
-        let kept = shop.kube.all(plural).len();
-        if kept > 0 {
-            found.push(format!("{kept} {plural} are left"));
-        }
-    }
+    let mut found = of_migrations(shop);
     found.extend(deployment(shop, excuses));
     // A moved pod that has ended stays listed, as an evicted one does (docs/adr/0001).
     let ended = |pod: &Value| matches!(pod["status"]["phase"].as_str(), Some("Failed"));
@@ -143,6 +131,29 @@ fn cluster(shop: &Shop, excuses: Excuses) -> Vec<String> {
         let name = &pod["metadata"]["name"];
         found.push(format!("{name} is on {}, moved: {moved}", pod["spec"]["nodeName"]));
     }
+    found
+}
+
+/// What only a migration makes.
+fn of_migrations(shop: &Shop) -> Vec<String> {
+    let kinds = [
+        "jobs",
+        "validatingadmissionpolicies",
+        "validatingadmissionpolicybindings",
+        "podtemplates",
+    ];
+    let left = kinds.map(|plural| (plural, shop.kube.all(plural).len()));
+    let left = left.into_iter().filter(|(_, count)| *count > 0);
+    left.map(|(plural, count)| format!("{count} {plural} are left")).collect()
+}
+
+/// What a migration has not removed yet, in the cluster or at the broker.
+pub(super) fn left_over(shop: &Shop) -> Vec<String> {
+    let held = |pod: &Value| !pod["metadata"]["finalizers"].is_null();
+    let held = shop.kube.all("pods").iter().filter(|pod| held(pod)).count();
+    let mut found = of_migrations(shop);
+    found.extend((held > 0).then(|| format!("{held} pods are held")));
+    found.extend(broker(shop, Excuses::default()));
     found
 }
 
