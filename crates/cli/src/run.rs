@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use shadow_broker::rabbitmq::RabbitMq;
@@ -84,6 +85,9 @@ pub struct OperatorArgs {
     /// memory of a process, its secrets included.
     #[arg(long, env = "SHADOW_KEEP_CHECKPOINTS")]
     keep_checkpoints: bool,
+    /// How often it is looked for what migrations have left that are gone, in seconds; 0: never.
+    #[arg(long, env = "SHADOW_JANITOR_EVERY", default_value_t = 60)]
+    janitor_every: u64,
     /// How long messages may wait at the switch, in milliseconds.
     #[arg(long, env = "SHADOW_PAUSE_BUDGET_MS", default_value_t = 200)]
     pause_budget: u64,
@@ -142,6 +146,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
         no_probe: args.no_probe,
         registry_secret: args.registry_secret,
         keep_checkpoints: args.keep_checkpoints,
+        janitor_every: (args.janitor_every > 0).then(|| Duration::from_secs(args.janitor_every)),
         identity: identity(&args.identity),
         protocol: Settings { pause_budget_ms: args.pause_budget, ..Settings::default() },
         health,

@@ -14,6 +14,7 @@ use shadow_protocol::effect::{Effect, EffectId};
 use shadow_protocol::names::listener;
 use shadow_protocol::observation::{Archive, Owner, Trouble};
 use shadow_protocol::phase::{Image, Phase, Plan};
+use shadow_protocol::spec::ReplayMode;
 use shadow_protocol::time::Time;
 
 use crate::agents::{Agents, Moving};
@@ -27,7 +28,7 @@ use crate::{clock, kubelet, prepull};
 
 /// Grace of a deletion in seconds: with 0 the API server would not wait for the kubelet to confirm
 /// that the container is gone.
-const SHORTEST_GRACE: u32 = 1;
+pub(crate) const SHORTEST_GRACE: u32 = 1;
 /// Before a checkpoint is asked for again: the runtime may still be at one whose answer was lost, and
 /// two of them at a time would spoil each other's files.
 const RUNTIME_RESTS: Duration = Duration::from_secs(2);
@@ -301,6 +302,9 @@ impl Hands<'_> {
                 transfer: plan.transfer,
                 base_image: &plan.base_image,
                 node: &plan.target_node,
+                // In mode `Park` nobody but the copy has what it applies.
+                beside: (plan.mode != ReplayMode::Park)
+                    .then(|| format!("{} {}", plan.source_uid, plan.source_container_id)),
                 replaced_by_owner: matches!(plan.owner, Owner::Deployment { .. }),
             },
         );

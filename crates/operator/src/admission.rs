@@ -175,6 +175,7 @@ impl Hands<'_> {
                 transfer: plan.transfer,
                 base_image: &plan.base_image,
                 node: "",
+                beside: None,
                 replaced_by_owner: true,
             },
         );

@@ -18,6 +18,7 @@ pub mod cluster;
 mod decide;
 mod failpoint;
 mod health;
+pub mod janitor;
 mod kubelet;
 pub mod leader;
 mod migration;
@@ -53,6 +54,7 @@ use tokio::task::JoinSet;
 
 use agents::Agents;
 use cluster::Cluster;
+use janitor::ledger::Ledger;
 use leader::Candidate;
 use migration::{Context, Seen};
 use registry::Registry;
@@ -101,6 +103,7 @@ pub async fn run(
     let recorder = Recorder::new(client.clone(), reporter);
     ready.set();
     tracing::info!("watching the cluster");
+    let ledger = Arc::<Ledger>::default();
     let work = |generation| {
         let context = Arc::new(Context {
             cluster: cluster.clone(),
@@ -109,6 +112,7 @@ pub async fn run(
             agents: agents.clone(),
             options: options.clone(),
             recorder: recorder.clone(),
+            ledger: ledger.clone(),
             generation,
         });
         work(client.clone(), context)
@@ -137,6 +141,7 @@ async fn work(client: Client, context: Arc<Context>) {
     tokio::select! {
         biased;
         () = revive::keep(context.cluster.clone()) => {}
+        () = janitor::keep(context.clone()) => {}
         () = drive(client, context.clone()) => {}
         () = certificates => {}
     }

@@ -28,6 +28,7 @@ use crate::act::{Hands, Outcome, PATIENCE};
 use crate::agents::{Agents, Moving};
 use crate::cluster::Cluster;
 use crate::failpoint::{self, When};
+use crate::janitor::ledger::Ledger;
 use crate::observe::{broker_trouble, chain};
 use crate::problems::pod_warnings;
 use crate::registry::Registry;
@@ -65,6 +66,8 @@ pub struct Context {
     pub options: Options,
     /// Events.
     pub recorder: kube::runtime::events::Recorder,
+    /// What this process knows of migrations that the API server may know no more.
+    pub ledger: Arc<Ledger>,
     /// How many have led before, and this one: see `leader.rs`.
     pub generation: i32,
 }
@@ -149,6 +152,7 @@ enum Unwritten {
 /// whose object is taken away by force, without its finalizer, is undone as if it had been deleted.
 pub async fn run(context: Arc<Context>, mut updates: watch::Receiver<Seen>) {
     let seen = updates.borrow_and_update().clone();
+    let _entry = context.ledger.enter(&seen.object);
     let mut bell = context.cluster.bell();
     let (object, memory) = (seen.object.clone(), Memory::default());
     let mut migration = Migration { context, object, memory, orphaned: false };
@@ -185,7 +189,8 @@ impl Migration {
     /// Takes the user's part of a newer version; the status is only ever written here, so the
     /// stored state of a version seen later can't be newer than ours.
     fn refresh(&mut self, seen: Seen) {
-        if seen.gone {
+        // One that comes back, as from a backup, knows less.
+        if seen.gone || self.orphaned {
             return self.orphan();
         }
         self.object.spec = seen.object.spec;
@@ -458,11 +463,11 @@ impl Migration {
                         self.object = fresh;
                         Err(Unwritten::Stale)
                     }
-                    Ok(None) => Err(Unwritten::Gone),
+                    Ok(None) => Err(self.whether_gone().await),
                     Err(error) => Err(Unwritten::Failed(api_trouble(&name, &error))),
                 }
             }
-            Err(kube::Error::Api(status)) if status.code == 404 => Err(Unwritten::Gone),
+            Err(kube::Error::Api(status)) if status.code == 404 => Err(self.whether_gone().await),
             Err(error) => Err(Unwritten::Failed(api_trouble(&name, &error))),
         }
     }

@@ -18,6 +18,7 @@ use shadow_protocol::pending::REMEMBERS;
 use shadow_protocol::phase::{Evidence, Plan};
 
 use crate::cluster::Cluster;
+use crate::janitor;
 use crate::prepull::pullable;
 use crate::problems::{node_problems, pod_problems};
 use crate::target_pod::{before, has_left, is_of, restored_container};
@@ -321,6 +322,8 @@ pub async fn broker(
 pub fn broker_trouble(error: &shadow_broker::Error) -> Trouble {
     use shadow_broker::Error as E;
     let (reason, permanent) = match error {
+        // That takes seconds.
+        E::Locked { holder, .. } if holder.ends_with(janitor::NAME) => ("QueueLocked", false),
         E::Locked { .. } => ("QueueLocked", true),
         E::Invalid { .. } => ("BrokerConfigInvalid", true),
         E::Unreachable { .. } => ("BrokerUnreachable", false),

@@ -14,6 +14,8 @@ pub struct Options {
     pub registry_secret: Option<String>,
     /// Checkpoint images stay in the registry, and archives on the nodes.
     pub keep_checkpoints: bool,
+    /// How often the janitor looks for what no migration owns; absent: never.
+    pub janitor_every: Option<std::time::Duration>,
     /// The protocol's settings.
     pub protocol: Settings,
     /// By which it is known among operators, one of which leads; absent: it leads always.

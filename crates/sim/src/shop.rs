@@ -43,8 +43,12 @@ pub use stage::{NAMESPACE, wish};
 pub const START: Time = Time(1_767_225_600_000);
 /// A migration that has not ended by then never will.
 const PATIENCE: Duration = Duration::from_hours(2);
+/// How often the janitor comes, where there is one.
+const JANITOR: Duration = Duration::from_secs(2);
 /// Between two looks at what is left.
 const LOOK: Duration = Duration::from_millis(100);
+/// The successor of an operator that was killed has tidied up by then.
+const ABANDONED: Duration = Duration::from_mins(1);
 /// The cluster comes to rest after the end.
 const SETTLED: Duration = Duration::from_mins(1);
 
@@ -142,6 +146,7 @@ impl Shop {
             no_probe: true,
             registry_secret: None,
             keep_checkpoints: false,
+            janitor_every: self.plan.janitor.then_some(JANITOR),
             protocol: Settings::default(),
             identity: Some(client.to_owned()),
             health: None,
@@ -194,9 +199,15 @@ impl Shop {
             }
             std::future::pending::<()>().await;
         };
+        if self.plan.janitor {
+            stage::leave_a_trace(&self.kube, &self.source, &self.plan.scenario);
+        }
         let end = async {
             self.ended().await;
-            if self.plan.faults.iter().any(|fault| matches!(fault, Fault::Forced(_))) {
+            if self.is_abandoned() {
+                sleep(ABANDONED).await;
+            }
+            if self.is_orphaned() {
                 self.tidied_up().await;
             }
         };
@@ -214,6 +225,17 @@ impl Shop {
         self.end_operators();
         self.let_go();
         Verdict::of(&self, at)
+    }
+
+    /// Nobody knows any more how far the migration was.
+    fn is_abandoned(&self) -> bool {
+        self.plan.faults.iter().any(|fault| matches!(fault, Fault::Abandoned(_)))
+    }
+
+    /// Somebody has removed the object, and the operator lives.
+    fn is_orphaned(&self) -> bool {
+        let orphans = |it: &Fault| matches!(it, Fault::Forced(_) | Fault::Recreated(_));
+        self.plan.faults.iter().any(orphans)
     }
 
     /// Who decides about requests and calls holds the shop, and the shop them: neither would ever be

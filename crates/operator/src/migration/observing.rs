@@ -13,6 +13,7 @@ use shadow_protocol::spec::Spec;
 use super::Migration;
 use crate::agents::Moving;
 use crate::decide as mapping;
+use crate::janitor::ledger::Known;
 use crate::observe::{self, broker_trouble, chain};
 use crate::pin;
 use crate::prepull::{self, Wanted};
@@ -210,6 +211,9 @@ impl Migration {
             self.memory.next_step();
         }
         let target = mapping::broker_target(&self.context.cluster.client, &self.object).await?;
+        if let Some(known) = Known::by(&self.object, target.clone()) {
+            self.context.ledger.remember(known);
+        }
         // With it, so that another one of the same name is not taken for a successor.
         let id = short(&self.object.uid().unwrap_or_default());
         let namespace = self.object.namespace().unwrap_or_default();

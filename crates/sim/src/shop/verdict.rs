@@ -1,6 +1,8 @@
 //! What has come of a run: the invariants of `docs/handoff.md`, with the excuses of the
 //! protocol-level world.
 
+mod abandoned;
+
 use serde_json::Value;
 use shadow_broker::memory::core::Destination;
 use shadow_protocol::names::control_queue;
@@ -52,7 +54,9 @@ impl Verdict {
     pub(super) fn of(shop: &Shop, at: u64) -> Self {
         let excuses = shop.notes().excuses;
         let mut violations = std::mem::take(&mut shop.notes().violations);
-        if violations.is_empty() {
+        if shop.is_abandoned() {
+            violations.extend(abandoned::violations(shop));
+        } else if violations.is_empty() {
             violations.extend(cluster(shop, excuses));
             violations.extend(broker(shop, excuses));
             violations.extend(messages(shop, excuses));
@@ -184,8 +188,9 @@ fn deployment(shop: &Shop, excuses: Excuses) -> Vec<String> {
     found
 }
 
+/// What came of the migration can be read.
 fn known(shop: &Shop) -> bool {
-    shop.kube.get("statefulmigrations", NAMESPACE, "move").is_some()
+    !shop.is_orphaned() && shop.kube.get("statefulmigrations", NAMESPACE, "move").is_some()
 }
 
 /// The set has no pod any more: its last one has left it.
