@@ -12,6 +12,11 @@ pub const ROLE_TARGET: &str = "target";
 pub const ROLE_MOVED: &str = "moved";
 /// Role of the Job that sends the checkpoint.
 pub const ROLE_TRANSFER: &str = "transfer";
+/// Annotation on what a migration makes that can outlive it: the migration's UID.
+pub const ANNOTATION_UID: &str = "migration.ms2m.io/migration-uid";
+/// Annotation on a copy beside its source: the UID of the pod and the ID of the container whose process has
+/// all that the copy has, for as long as it runs, with a blank between them.
+pub const ANNOTATION_SOURCE: &str = "migration.ms2m.io/made-from";
 /// Finalizer on a migration: deleting the object rolls back first.
 pub const FINALIZER: &str = "migration.ms2m.io/unwind";
 /// Readiness gate of the target pod: it stays out of Services until the handoff.

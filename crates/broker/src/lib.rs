@@ -9,6 +9,7 @@ use shadow_protocol::broker::{
     Binding, Consumer, Counts, Emptiness, Order, Survey, Topology, Totals,
 };
 use shadow_protocol::effect::EffectId;
+use shadow_protocol::janitor::Belongings;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -76,6 +77,9 @@ pub trait Session: Send + Sync {
     /// What `queue` has seen since it exists, by the broker's statistics: they lag by some seconds.
     /// Nothing, when it does not exist.
     async fn totals(&self, queue: &str) -> Result<Totals, Error>;
+
+    /// What migrations have made on the vhost, whoever they were, and the control queues.
+    async fn belongings(&self) -> Result<Belongings, Error>;
 
     /// Changes the topology; returns when the broker has done it.
     async fn apply(&self, change: &Topology) -> Result<(), Error>;

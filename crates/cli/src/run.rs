@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, value_parser};
 use shadow_broker::rabbitmq::RabbitMq;
@@ -96,6 +97,9 @@ pub struct OperatorArgs {
     #[arg(long, env = "SHADOW_AT_ONCE_TO_NODE", default_value_t = Limits::default().to_node)]
     #[arg(value_parser = value_parser!(u32).range(1..))]
     at_once_to_node: u32,
+    /// How often it is looked for what migrations have left that are gone, in seconds; 0: never.
+    #[arg(long, env = "SHADOW_JANITOR_EVERY", default_value_t = 60)]
+    janitor_every: u64,
     /// How long messages may wait at the switch, in milliseconds.
     #[arg(long, env = "SHADOW_PAUSE_BUDGET_MS", default_value_t = 200)]
     pause_budget: u64,
@@ -159,6 +163,7 @@ async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
             from_node: args.at_once_from_node,
             to_node: args.at_once_to_node,
         },
+        janitor_every: (args.janitor_every > 0).then(|| Duration::from_secs(args.janitor_every)),
         identity: identity(&args.identity),
         protocol: Settings { pause_budget_ms: args.pause_budget, ..Settings::default() },
         health,

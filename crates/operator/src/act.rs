@@ -14,6 +14,7 @@ use shadow_protocol::effect::{Effect, EffectId};
 use shadow_protocol::names::listener;
 use shadow_protocol::observation::{Archive, Owner, Trouble};
 use shadow_protocol::phase::{Image, Phase, Plan};
+use shadow_protocol::spec::ReplayMode;
 use shadow_protocol::time::Time;
 
 use crate::agents::{Agents, Moving};
@@ -22,12 +23,12 @@ use crate::observe::{broker_trouble, chain};
 use crate::prepull::Wanted;
 use crate::registry::Registry;
 use crate::settings::Options;
-use crate::target_pod::{TargetPlan, labels_at_switch, labels_for_services, target_pod};
+use crate::target_pod::{TargetPlan, is_of, labels_at_switch, labels_for_services, target_pod};
 use crate::{clock, kubelet, prepull};
 
 /// Grace of a deletion in seconds: with 0 the API server would not wait for the kubelet to confirm
 /// that the container is gone.
-const SHORTEST_GRACE: u32 = 1;
+pub(crate) const SHORTEST_GRACE: u32 = 1;
 /// Before a checkpoint is asked for again: the runtime may still be at one whose answer was lost, and
 /// two of them at a time would spoil each other's files.
 const RUNTIME_RESTS: Duration = Duration::from_secs(2);
@@ -285,7 +286,7 @@ impl Hands<'_> {
         let plan = self.plan()?;
         let image = self.image()?;
         if let Some(found) = self.cluster.pod(&self.namespace(), &plan.target_pod)
-            && found.labels().get(shadow_api::LABEL_MIGRATION) == Some(&self.migration.name_any())
+            && is_of(&found, self.migration)
         {
             return Ok(Outcome::Done);
         }
@@ -304,6 +305,9 @@ impl Hands<'_> {
                 transfer: plan.transfer,
                 base_image: &plan.base_image,
                 node: &plan.target_node,
+                // In mode `Park` nobody but the copy has what it applies.
+                beside: (plan.mode != ReplayMode::Park)
+                    .then(|| format!("{} {}", plan.source_uid, plan.source_container_id)),
                 replaced_by_owner: matches!(plan.owner, Owner::Deployment { .. }),
             },
         );
@@ -323,7 +327,7 @@ impl Hands<'_> {
             Err(error) => return Err(kube_trouble("read target pod", name, &error)),
         };
         // A pod of that name that isn't ours is none of our business.
-        if found.labels().get(shadow_api::LABEL_MIGRATION) != Some(&self.migration.name_any()) {
+        if !is_of(&found, self.migration) {
             return Ok(Outcome::Done);
         }
         match self.pods().delete(name, &DeleteParams::default().grace_period(SHORTEST_GRACE)).await

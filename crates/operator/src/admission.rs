@@ -23,13 +23,15 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use shadow_api::names::ANNOTATION_UID;
 use shadow_api::{LABEL_MIGRATION, StatefulMigration};
 use shadow_protocol::observation::Trouble;
 use shadow_protocol::phase::{Image, Plan};
 
 use crate::act::{Hands, Outcome, exists, kube_trouble, not_found};
 use crate::observe::chain;
-use crate::target_pod::{FINALIZER_COPY, TargetPlan, copy, restored_copy};
+use crate::target_pod::{FINALIZER_COPY, TargetPlan, copy, is_of, restored_copy};
+use crate::transfer_job::owners;
 
 /// Who writes the policy, for server-side apply.
 const MANAGER: &str = "shadow-operator";
@@ -127,7 +129,13 @@ fn binding(migration: &StatefulMigration) -> ValidatingAdmissionPolicyBinding {
 
 fn metadata(migration: &StatefulMigration) -> ObjectMeta {
     let labels = BTreeMap::from([(LABEL_MIGRATION.to_owned(), migration.name_any())]);
-    ObjectMeta { name: Some(policy_name(migration)), labels: Some(labels), ..ObjectMeta::default() }
+    let uid = migration.uid().unwrap_or_default();
+    ObjectMeta {
+        name: Some(policy_name(migration)),
+        labels: Some(labels),
+        annotations: Some(BTreeMap::from([(ANNOTATION_UID.to_owned(), uid)])),
+        ..ObjectMeta::default()
+    }
 }
 
 impl Hands<'_> {
@@ -169,6 +177,7 @@ impl Hands<'_> {
                 transfer: plan.transfer,
                 base_image: &plan.base_image,
                 node: "",
+                beside: None,
                 replaced_by_owner: true,
             },
         );
@@ -176,7 +185,10 @@ impl Hands<'_> {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
                 namespace: self.migration.namespace(),
-                owner_references: self.migration.controller_owner_ref(&()).map(|it| vec![it]),
+                owner_references: owners(self.migration),
+                // The copy may be all that is left to be made: it must not go with a migration that is
+                // deleted by force, or before what it owns.
+                finalizers: Some(vec![FINALIZER_COPY.to_owned()]),
                 ..metadata(self.migration)
             },
             template: Some(template.clone()),
@@ -193,10 +205,11 @@ impl Hands<'_> {
 
     fn owns(&self, template: &PodTemplate) -> Result<(), Trouble> {
         let owner = template.owner_references().first();
-        if owner.is_some_and(|owner| Some(&owner.uid) == self.migration.uid().as_ref()) {
+        let uid = template.annotations().get(ANNOTATION_UID);
+        if uid.or(owner.map(|owner| &owner.uid)) == self.migration.uid().as_ref() {
             return Ok(());
         }
-        let other = owner.map_or("somebody else", |owner| owner.name.as_str());
+        let other = template.labels().get(LABEL_MIGRATION).map_or("somebody else", String::as_str);
         Err(Trouble {
             reason: "NameKept".to_owned(),
             message: format!(
@@ -264,9 +277,7 @@ impl Hands<'_> {
         let name = &plan.target_pod;
         let found = self.pods().get_opt(name).await;
         let found = found.map_err(|error| kube_trouble("read the copy", name, &error))?;
-        let ours =
-            |pod: &Pod| pod.labels().get(LABEL_MIGRATION) == Some(&self.migration.name_any());
-        if found.as_ref().is_some_and(ours) {
+        if found.as_ref().is_some_and(|pod| is_of(pod, self.migration)) {
             return Ok(Outcome::Done);
         }
         Err(Trouble {
@@ -290,6 +301,7 @@ impl Hands<'_> {
         let template = template_name(&self.plan()?.origin().source_pod);
         match self.template(&template).await? {
             Some(found) if self.owns(&found).is_ok() => {
+                let_go(&self.templates(), "PodTemplate", &found).await?;
                 deleted(&self.templates(), "PodTemplate", &template).await?;
             }
             _ => {}
@@ -301,26 +313,39 @@ impl Hands<'_> {
     pub(crate) async fn let_go(&self, name: &str) -> Result<Outcome, Trouble> {
         let found = self.pods().get_opt(name).await;
         let found = found.map_err(|error| kube_trouble("read pod", name, &error))?;
-        let Some(pod) = found.filter(|pod| pod.finalizers().iter().any(|it| it == FINALIZER_COPY))
-        else {
-            return Ok(Outcome::Done);
-        };
-        let others: Vec<&String> =
-            pod.finalizers().iter().filter(|it| *it != FINALIZER_COPY).collect();
-        let patch = Patch::Merge(json!({ "metadata": {
-            "uid": pod.uid(),
-            "resourceVersion": pod.resource_version(),
-            "finalizers": others,
-        }}));
-        match self.pods().patch(name, &PatchParams::default(), &patch).await {
-            Err(error) if !not_found(&error) => Err(kube_trouble("let go of pod", name, &error)),
-            _ => Ok(Outcome::Done),
+        if let Some(pod) = found {
+            let_go(&self.pods(), "pod", &pod).await?;
         }
+        Ok(Outcome::Done)
     }
 
     fn templates(&self) -> Api<PodTemplate> {
         let namespace = self.migration.namespace().unwrap_or_default();
         Api::namespaced(self.cluster.client.clone(), &namespace)
+    }
+}
+
+/// Takes the finalizer away that keeps an object from going unseen.
+pub(crate) async fn let_go<K>(api: &Api<K>, kind: &str, object: &K) -> Result<(), Trouble>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    if !object.finalizers().iter().any(|it| it == FINALIZER_COPY) {
+        return Ok(());
+    }
+    let name = object.name_any();
+    let others: Vec<&String> =
+        object.finalizers().iter().filter(|it| *it != FINALIZER_COPY).collect();
+    let patch = Patch::Merge(json!({ "metadata": {
+        "uid": object.uid(),
+        "resourceVersion": object.resource_version(),
+        "finalizers": others,
+    }}));
+    match api.patch(&name, &PatchParams::default(), &patch).await {
+        Err(error) if !not_found(&error) => {
+            Err(kube_trouble(&format!("let go of {kind}"), &name, &error))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -335,7 +360,7 @@ where
     done.map(|_| ()).map_err(|error| kube_trouble(&attempted, &name, &error))
 }
 
-async fn deleted<K>(api: &Api<K>, kind: &str, name: &str) -> Result<(), Trouble>
+pub(crate) async fn deleted<K>(api: &Api<K>, kind: &str, name: &str) -> Result<(), Trouble>
 where
     K: Clone + DeserializeOwned + std::fmt::Debug,
 {

@@ -18,6 +18,7 @@ pub mod cluster;
 mod decide;
 mod failpoint;
 mod health;
+pub mod janitor;
 mod kubelet;
 pub mod leader;
 mod migration;
@@ -54,8 +55,9 @@ use tokio::task::JoinSet;
 
 use agents::Agents;
 use cluster::Cluster;
+use janitor::ledger::Ledger;
 use leader::Candidate;
-use migration::Context;
+use migration::{Context, Seen};
 use registry::Registry;
 use settings::Options;
 use turns::{Presence, Turns};
@@ -102,6 +104,7 @@ pub async fn run(
     let reporter = Reporter { controller: "shadow-operator".to_owned(), instance: None };
     ready.set();
     tracing::info!("watching the cluster");
+    let ledger = Arc::<Ledger>::default();
     let work = |generation| {
         let context = Arc::new(Context {
             cluster: cluster.clone(),
@@ -111,6 +114,7 @@ pub async fn run(
             options: options.clone(),
             turns: Turns::new(cluster.clone(), options.limits),
             reporter: reporter.clone(),
+            ledger: ledger.clone(),
             generation,
         });
         work(client.clone(), context)
@@ -139,6 +143,7 @@ async fn work(client: Client, context: Arc<Context>) {
     tokio::select! {
         biased;
         () = revive::keep(context.cluster.clone()) => {}
+        () = janitor::keep(context.clone()) => {}
         () = drive(client, context.clone()) => {}
         () = certificates => {}
     }
@@ -158,27 +163,25 @@ async fn drive(client: Client, context: Arc<Context>) {
     let api: Api<Guarded> = Api::all(client);
     let stream = watch_objects(api, watcher::Config::default()).backoff(cluster::backoff());
     let mut stream = std::pin::pin!(stream);
-    let mut running: HashMap<String, watch::Sender<StatefulMigration>> = HashMap::new();
-    let mut tasks = JoinSet::new();
+    let mut running: HashMap<String, watch::Sender<Seen>> = HashMap::new();
     let mut listed = HashSet::new();
+    let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
             biased;
             event = stream.next() => match event {
-                Some(Ok(Event::Apply(object))) => {
-                    seen(object, &context, &mut running, &mut tasks);
-                }
-                Some(Ok(Event::InitApply(object))) => {
+                Some(Ok(Event::Apply(object) | Event::InitApply(object))) => {
                     listed.insert(object.uid().unwrap_or_default());
                     seen(object, &context, &mut running, &mut tasks);
                 }
                 Some(Ok(Event::Delete(object))) => {
-                    running.remove(&object.uid().unwrap_or_default());
+                    let gone = object.uid().unwrap_or_default();
+                    lost(&running, |uid| *uid == gone);
                 }
                 Some(Ok(Event::Init)) => listed.clear(),
                 Some(Ok(Event::InitDone)) => {
                     // The others have gone while nobody watched.
-                    running.retain(|uid, _| listed.contains(uid));
+                    lost(&running, |uid| !listed.contains(uid));
                     context.turns.listed();
                 }
                 Some(Err(error)) => {
@@ -196,10 +199,18 @@ async fn drive(client: Client, context: Arc<Context>) {
     }
 }
 
+/// Tells the tasks of these migrations that their object is gone. What that means they know: most have
+/// come to their end, and let it go themselves.
+fn lost(running: &HashMap<String, watch::Sender<Seen>>, which: impl Fn(&String) -> bool) {
+    for (_, updates) in running.iter().filter(|(uid, _)| which(uid)) {
+        updates.send_modify(|seen| seen.gone = true);
+    }
+}
+
 fn seen(
     object: Guarded,
     context: &Arc<Context>,
-    running: &mut HashMap<String, watch::Sender<StatefulMigration>>,
+    running: &mut HashMap<String, watch::Sender<Seen>>,
     tasks: &mut JoinSet<String>,
 ) {
     let name = object.name_any();
@@ -213,14 +224,14 @@ fn seen(
     context.turns.seen(&object);
     let uid = object.uid().unwrap_or_default();
     if let Some(updates) = running.get(&uid)
-        && updates.send(object.clone()).is_ok()
+        && updates.send(Seen { object: object.clone(), gone: false }).is_ok()
     {
         return;
     }
     if decide::is_over(&object) {
         return;
     }
-    let (sender, receiver) = watch::channel(object);
+    let (sender, receiver) = watch::channel(Seen { object, gone: false });
     running.insert(uid.clone(), sender);
     let context = context.clone();
     let task = async move {

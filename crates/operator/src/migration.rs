@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use shadow_api::StatefulMigration;
@@ -28,6 +28,7 @@ use crate::act::{Hands, Outcome, PATIENCE, UNAVAILABLE, kube_trouble};
 use crate::agents::{Agents, Moving};
 use crate::cluster::Cluster;
 use crate::failpoint::{self, When};
+use crate::janitor::ledger::Ledger;
 use crate::observe::broker_trouble;
 use crate::registry::Registry;
 use crate::settings::Options;
@@ -38,11 +39,13 @@ use crate::{clock, decide as mapping, report};
 
 mod looking;
 mod observing;
+mod orphan;
 mod preflight;
 mod queueing;
 mod telling;
 
 use looking::{Looked, Looking};
+pub use orphan::Seen;
 
 /// How often a status that only changed in its figures is written.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -65,6 +68,8 @@ pub struct Context {
     pub turns: Turns,
     /// Who publishes events.
     pub reporter: kube::runtime::events::Reporter,
+    /// What this process knows of migrations that the API server may know no more.
+    pub ledger: Arc<Ledger>,
     /// Its number among those that lead; 0 where there are no others: see `leader.rs`.
     pub generation: i32,
 }
@@ -125,6 +130,8 @@ pub struct Migration {
     context: Arc<Context>,
     object: StatefulMigration,
     memory: Memory,
+    /// The object is gone, in whatever state: what is known of it is known here alone.
+    orphaned: bool,
 }
 
 /// What to do after a cycle.
@@ -143,12 +150,15 @@ enum Unwritten {
     Failed(Trouble),
 }
 
-/// Runs a migration until it is over or its object is gone. `updates` brings newer versions of the
-/// object as they are seen.
-pub async fn run(context: Arc<Context>, mut updates: watch::Receiver<StatefulMigration>) {
-    let object = updates.borrow_and_update().clone();
+/// Runs a migration until it is over. `updates` brings newer versions of the object as they are seen. One
+/// whose object is taken away by force, without its finalizer, is undone as if it had been deleted.
+pub async fn run(context: Arc<Context>, mut updates: watch::Receiver<Seen>) {
+    let seen = updates.borrow_and_update().clone();
+    let _entry = context.ledger.enter(&seen.object);
     let mut bell = context.cluster.bell();
-    let mut migration = Migration { context, object, memory: Memory::default() };
+    let (object, memory) = (seen.object.clone(), Memory::default());
+    let mut migration = Migration { context, object, memory, orphaned: false };
+    migration.refresh(seen);
     loop {
         bell.borrow_and_update();
         let After::Sleep(pause) = Box::pin(migration.cycle()).await else { break };
@@ -180,12 +190,19 @@ impl Migration {
 
     /// Takes the user's part of a newer version; the status is only ever written here, so the
     /// stored state of a version seen later can't be newer than ours.
-    fn refresh(&mut self, seen: StatefulMigration) {
-        self.object.spec = seen.spec;
-        self.object.metadata.deletion_timestamp = seen.metadata.deletion_timestamp;
+    fn refresh(&mut self, seen: Seen) {
+        // One that comes back, as from a backup, knows less.
+        if seen.gone || self.orphaned {
+            return self.orphan();
+        }
+        self.object.spec = seen.object.spec;
+        self.object.metadata.deletion_timestamp = seen.object.metadata.deletion_timestamp;
     }
 
     async fn cycle(&mut self) -> After {
+        if self.orphaned && !self.is_under_way() {
+            return After::Stop;
+        }
         let led = self.context.generation;
         if led > 0 && self.led_by() > led {
             tracing::warn!("another operator leads");
@@ -241,7 +258,10 @@ impl Migration {
     async fn unwritten(&mut self, why: Unwritten) -> After {
         match why {
             Unwritten::Stale => After::Sleep(Duration::ZERO),
-            Unwritten::Gone => After::Stop,
+            Unwritten::Gone => {
+                self.orphan();
+                After::Sleep(Duration::ZERO)
+            }
             Unwritten::Failed(trouble) => {
                 self.complain(&trouble).await;
                 self.memory.fail(trouble);
@@ -262,7 +282,8 @@ impl Migration {
         }
         let now = clock::now();
         let state = State::new(now);
-        let patch = json!({ "metadata": { "finalizers": [shadow_api::FINALIZER] } });
+        let metadata = json!({ "uid": self.object.uid(), "finalizers": [shadow_api::FINALIZER] });
+        let patch = json!({ "metadata": metadata });
         let name = self.object.name_any();
         let patched = self.api().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
         match patched {
@@ -310,7 +331,10 @@ impl Migration {
             return After::Sleep(left);
         }
         let name = self.object.name_any();
-        if let Err(error) = self.api().delete(&name, &DeleteParams::default()).await {
+        let uid = self.object.uid();
+        let only_it = Preconditions { uid, resource_version: None };
+        let params = DeleteParams::default().preconditions(only_it);
+        if let Err(error) = self.api().delete(&name, &params).await {
             self.complain(&kube_trouble("delete the finished migration", &name, &error)).await;
             return After::Sleep(BACKOFF.1);
         }
@@ -325,7 +349,8 @@ impl Migration {
         let name = self.object.name_any();
         let keep: Vec<&String> =
             self.object.finalizers().iter().filter(|f| *f != shadow_api::FINALIZER).collect();
-        let patch = Patch::Merge(json!({ "metadata": { "finalizers": keep } }));
+        let metadata = json!({ "uid": self.object.uid(), "finalizers": keep });
+        let patch = Patch::Merge(json!({ "metadata": metadata }));
         match self.api().patch(&name, &PatchParams::default(), &patch).await {
             Err(error) if !matches!(&error, kube::Error::Api(s) if s.code == 404) => {
                 let attempted = "remove the finalizer of migration";
@@ -419,6 +444,10 @@ impl Migration {
     }
 
     async fn write(&mut self, mut object: StatefulMigration) -> Result<(), Unwritten> {
+        if self.orphaned {
+            self.object.status = object.status;
+            return Ok(());
+        }
         let name = object.name_any();
         let led = self.context.generation;
         object.status.get_or_insert_default().leader_generation = (led > 0).then_some(led);
@@ -440,6 +469,8 @@ impl Migration {
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 let ours = mapping::stored(&self.object).ok().flatten();
                 match self.api().get_opt(&name).await {
+                    // Another one of the same name.
+                    Ok(Some(fresh)) if fresh.uid() != self.object.uid() => Err(Unwritten::Gone),
                     Ok(Some(fresh)) => {
                         let stored = mapping::stored(&fresh).ok().flatten();
                         if stored != ours {
@@ -448,11 +479,11 @@ impl Migration {
                         self.object = fresh;
                         Err(Unwritten::Stale)
                     }
-                    Ok(None) => Err(Unwritten::Gone),
+                    Ok(None) => Err(self.whether_gone().await),
                     Err(error) => Err(Unwritten::Failed(api_trouble(&name, &error))),
                 }
             }
-            Err(kube::Error::Api(status)) if status.code == 404 => Err(Unwritten::Gone),
+            Err(kube::Error::Api(status)) if status.code == 404 => Err(self.whether_gone().await),
             Err(error) => Err(Unwritten::Failed(api_trouble(&name, &error))),
         }
     }
@@ -484,7 +515,9 @@ impl Migration {
         let mut object = self.object.clone();
         object.status = Some(status);
         // A conflict is no loss: the next write brings the figures.
-        let _ = self.write(object).await;
+        if let Err(Unwritten::Gone) = self.write(object).await {
+            self.orphan();
+        }
     }
 }
 

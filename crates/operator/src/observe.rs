@@ -9,6 +9,7 @@ use kube::core::Status;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use serde::Deserialize;
+use shadow_api::StatefulMigration;
 use shadow_broker::Session;
 use shadow_protocol::freeze::Liveness;
 use shadow_protocol::names::{Names, control_queue};
@@ -19,12 +20,18 @@ use shadow_protocol::pending::REMEMBERS;
 use shadow_protocol::phase::{Evidence, Plan};
 
 use crate::cluster::Cluster;
+use crate::janitor;
 use crate::prepull::pullable;
 use crate::problems::{node_problems, pod_problems};
-use crate::target_pod::{before, has_left, restored_container};
+use crate::target_pod::{before, has_left, is_of, restored_container};
 
 /// A pod in the protocol's terms.
-pub fn pod(cluster: &Cluster, pod: &core::Pod, container: Option<&str>, migration: &str) -> Pod {
+pub fn pod(
+    cluster: &Cluster,
+    pod: &core::Pod,
+    container: Option<&str>,
+    migration: &StatefulMigration,
+) -> Pod {
     let status = pod.status.clone().unwrap_or_default();
     let spec = pod.spec.clone().unwrap_or_default();
     let condition = |kind: &str| {
@@ -51,7 +58,7 @@ pub fn pod(cluster: &Cluster, pod: &core::Pod, container: Option<&str>, migratio
         liveness: chosen.as_ref().and_then(|name| liveness(&spec, name)),
         before: before(pod).map(str::to_owned),
         waiting: waiting(&status),
-        ours: pod.labels().get(shadow_api::LABEL_MIGRATION).is_some_and(|name| name == migration),
+        ours: is_of(pod, migration),
         containers,
     }
 }
@@ -319,6 +326,8 @@ pub async fn broker(
 pub fn broker_trouble(error: &shadow_broker::Error) -> Trouble {
     use shadow_broker::Error as E;
     let (reason, permanent) = match error {
+        // That takes seconds.
+        E::Locked { holder, .. } if holder.ends_with(janitor::NAME) => ("QueueLocked", false),
         E::Locked { .. } => ("QueueLocked", true),
         E::Invalid { .. } => ("BrokerConfigInvalid", true),
         E::Unreachable { .. } => ("BrokerUnreachable", false),

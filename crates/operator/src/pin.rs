@@ -29,7 +29,7 @@ use crate::affinity::{HOST_NAME, pinned, pinned_by, unpinned};
 use crate::target_pod::{OWNERS_LABEL, labels_at_switch};
 
 /// Annotation of a Deployment that is paused for the moment: the migration's UID.
-const PAUSED_BY: &str = "migration.ms2m.io/paused-by";
+pub(crate) const PAUSED_BY: &str = "migration.ms2m.io/paused-by";
 /// By which the Deployment's controller numbers the ReplicaSets that it has taken for its own.
 const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Pods and ReplicaSets reach the controller over two watches: the label must be the first. Meanwhile

@@ -12,11 +12,11 @@ use k8s_openapi::api::core::v1::{
     Capabilities, Container, EmptyDirVolumeSource, Pod, PodSpec, ResourceRequirements,
     SeccompProfile, SecurityContext, Volume, VolumeMount,
 };
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 use shadow_api::StatefulMigration;
 use shadow_protocol::observation::PrePull;
 
-use crate::transfer_job::short;
+use crate::transfer_job::{owners, short};
 
 /// Which image is pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub fn pod(
                 (shadow_api::LABEL_MIGRATION.to_owned(), migration.name_any()),
                 (shadow_api::LABEL_ROLE.to_owned(), "prepull".to_owned()),
             ])),
-            owner_references: migration.controller_owner_ref(&()).map(|owner| vec![owner]),
+            owner_references: owners(migration),
             ..kube::core::ObjectMeta::default()
         },
         spec: Some(PodSpec {

@@ -18,6 +18,8 @@ pub struct Options {
     pub keep_checkpoints: bool,
     /// How many migrations may go on at once.
     pub limits: Limits,
+    /// How often the janitor looks for what no migration owns; absent: never.
+    pub janitor_every: Option<std::time::Duration>,
     /// The protocol's settings.
     pub protocol: Settings,
     /// By which it is known among operators, one of which leads; absent: it leads always.

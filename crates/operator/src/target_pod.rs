@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, PodReadinessGate, PodSpec, PodTemplateSpec};
 use kube::ResourceExt;
 use kube::core::ObjectMeta;
-use shadow_api::names::{ROLE_MOVED, ROLE_TARGET};
+use shadow_api::names::{ANNOTATION_SOURCE, ANNOTATION_UID, ROLE_MOVED, ROLE_TARGET};
 use shadow_api::{GATE_HANDOFF, LABEL_MIGRATION, LABEL_ROLE, StatefulMigration};
 use shadow_protocol::pending::{Called, target_name, written_down};
 use shadow_protocol::spec::Transfer;
@@ -32,7 +32,7 @@ pub const ANNOTATION_BEFORE: &str = "migration.ms2m.io/name-before";
 pub const ANNOTATION_REPLACES: &str = "migration.ms2m.io/replaces";
 
 /// Annotations that describe the source's own life, not its configuration.
-const OWN_ANNOTATIONS: [&str; 11] = [
+const OWN_ANNOTATIONS: [&str; 13] = [
     "cni.projectcalico.org/containerID",
     "cni.projectcalico.org/podIP",
     "cni.projectcalico.org/podIPs",
@@ -44,6 +44,8 @@ const OWN_ANNOTATIONS: [&str; 11] = [
     "kubernetes.io/config.seen",
     ANNOTATION_BEFORE,
     ANNOTATION_REPLACES,
+    ANNOTATION_SOURCE,
+    ANNOTATION_UID,
 ];
 
 /// Labels that say where the source is; the API server gives the target its own.
@@ -71,6 +73,8 @@ pub struct TargetPlan<'a> {
     pub base_image: &'a str,
     /// Node to run on.
     pub node: &'a str,
+    /// The source's [`ANNOTATION_SOURCE`], where it stays whole beside the copy.
+    pub beside: Option<String>,
     /// Whether the source's owner replaces pods that have failed.
     pub replaced_by_owner: bool,
 }
@@ -192,6 +196,10 @@ fn annotations(source: &Pod, plan: &TargetPlan) -> BTreeMap<String, String> {
     if let Some(before) = written_down(&source.name_any(), plan.name) {
         annotations.insert(ANNOTATION_BEFORE.to_owned(), before.to_owned());
     }
+    annotations.insert(ANNOTATION_UID.to_owned(), plan.migration.uid().unwrap_or_default());
+    if let Some(beside) = &plan.beside {
+        annotations.insert(ANNOTATION_SOURCE.to_owned(), beside.clone());
+    }
     let base = restored_container(source).map_or(plan.base_image, |(_, image)| image);
     annotations.insert(ANNOTATION_BASE_IMAGE.to_owned(), format!("{} {base}", plan.container));
     if plan.replaced_by_owner {
@@ -202,6 +210,13 @@ fn annotations(source: &Pod, plan: &TargetPlan) -> BTreeMap<String, String> {
         annotations.insert(ANNOTATION_ORIGIN.to_owned(), origin);
     }
     annotations
+}
+
+/// Whether `migration` has made the pod, and not an earlier one of the same name.
+pub fn is_of(pod: &Pod, migration: &StatefulMigration) -> bool {
+    let uid = pod.annotations().get(ANNOTATION_UID);
+    pod.labels().get(LABEL_MIGRATION) == Some(&migration.name_any())
+        && uid.is_none_or(|uid| Some(uid) == migration.uid().as_ref())
 }
 
 /// Whether a pod has left its StatefulSet: it bears the label of the name by which the set knew it,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 use shadow_api::{LABEL_MIGRATION, LABEL_ROLE, StatefulMigration};
@@ -54,6 +55,14 @@ pub fn job_name(migration: &StatefulMigration) -> String {
 /// As much of a UID as tells the migrations of a cluster apart.
 pub fn short(uid: &str) -> String {
     uid.chars().filter(char::is_ascii_alphanumeric).take(10).collect()
+}
+
+/// What goes with the migration's object, should that go without its end. One that is being deleted owns
+/// nothing new: what it owns may be deleted before it is, and where it is gone already at once.
+pub fn owners(migration: &StatefulMigration) -> Option<Vec<OwnerReference>> {
+    let stays = migration.metadata.deletion_timestamp.is_none();
+    let owner = migration.controller_owner_ref(&()).filter(|_| stays);
+    owner.map(|owner| vec![owner])
 }
 
 /// The Job. It is root, because archives and their folder belong to root; as their owner it needs no
@@ -111,7 +120,7 @@ pub fn transfer_job(plan: &JobPlan) -> Job {
             "name": job_name(plan.migration),
             "namespace": plan.migration.namespace(),
             "labels": labels,
-            "ownerReferences": plan.migration.controller_owner_ref(&()).map(|owner| vec![owner]),
+            "ownerReferences": owners(plan.migration),
         },
         "spec": {
             "backoffLimit": 0,

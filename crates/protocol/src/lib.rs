@@ -21,6 +21,7 @@ mod facts;
 pub mod freeze;
 mod handoff;
 mod hop;
+pub mod janitor;
 pub mod names;
 pub mod observation;
 mod park;

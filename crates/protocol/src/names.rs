@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// How many hexadecimal digits of the UID go into names: enough to be unique on one queue.
 const ID_DIGITS: usize = 10;
 
+/// What marks the id of a second hop.
+const SECOND: &str = "-2";
+
 /// What the names of control queues begin with.
 const CONTROL: &str = "ms2m.control.";
 
@@ -25,6 +28,31 @@ pub fn listener(queue: &str) -> Option<&str> {
 /// Exclusive queue that makes a migration the only one of queue `primary`.
 pub fn lock_queue(primary: &str) -> String {
     format!("ms2m.lock.{primary}")
+}
+
+/// The id in the name of a migration's exchange, of whichever hop.
+pub fn exchange_of(name: &str) -> Option<&str> {
+    let (id, kind) = name.strip_prefix("ms2m.")?.split_once('.')?;
+    (matches!(kind, "gate" | "hold" | "both") && is_id(id)).then_some(id)
+}
+
+/// The primary queue and the id in the name of a side queue.
+pub fn side_queue_of(name: &str) -> Option<(&str, &str)> {
+    let (rest, number) = name.rsplit_once('.')?;
+    let (rest, id) = rest.rsplit_once('.')?;
+    let parted = rest.strip_suffix(".ms2m-source").or_else(|| rest.strip_suffix(".ms2m-park"));
+    let primary = parted.filter(|primary| !primary.is_empty())?;
+    (matches!(number, "1" | "2") && is_id(id)).then_some((primary, id))
+}
+
+/// The id of a migration, whichever hop of it `id` names.
+pub fn first_hop(id: &str) -> &str {
+    id.strip_suffix(SECOND).unwrap_or(id)
+}
+
+fn is_id(id: &str) -> bool {
+    let id = first_hop(id);
+    id.len() == ID_DIGITS && id.chars().all(|digit| digit.is_ascii_alphanumeric())
 }
 
 /// The names of one migration's broker objects; empty where there is no broker.
@@ -63,7 +91,7 @@ impl Names {
         Self {
             primary: primary.to_owned(),
             lock: lock_queue(primary),
-            gate: format!("ms2m.{id}.gate"),
+            gate: Self::gate_of(id),
             hold: format!("ms2m.{id}.hold"),
             both: format!("ms2m.{id}.both"),
             s1: format!("{primary}.ms2m-source.{id}.1"),
@@ -77,7 +105,12 @@ impl Names {
     #[must_use]
     pub fn second(&self) -> Self {
         let id = self.gate.trim_start_matches("ms2m.").trim_end_matches(".gate");
-        Self::with_id(&self.primary, &format!("{id}-2"))
+        Self::with_id(&self.primary, &format!("{id}{SECOND}"))
+    }
+
+    /// The gate of the hop that `id` names.
+    pub(crate) fn gate_of(id: &str) -> String {
+        format!("ms2m.{id}.gate")
     }
 
     /// The exchanges a migration makes.
@@ -107,5 +140,28 @@ mod tests {
         assert_eq!(second.gate, "ms2m.0f9d3c1eaa-2.gate");
         assert_eq!(second.s1, "app.events.ms2m-source.0f9d3c1eaa-2.1");
         assert_eq!(second.lock, names.lock);
+    }
+
+    #[test]
+    fn names_tell_whose_they_are() {
+        let first = Names::new("app.events", "0f9d3c1e-aaaa-bbbb-cccc-000000000000");
+        let id = "0f9d3c1eaa";
+        for names in [&first, &first.second()] {
+            for exchange in names.exchanges() {
+                assert_eq!(exchange_of(exchange).map(first_hop), Some(id), "{exchange}");
+            }
+            for queue in names.side_queues() {
+                let (primary, found) = side_queue_of(queue).unwrap();
+                assert_eq!((primary, first_hop(found)), ("app.events", id), "{queue}");
+            }
+        }
+        for other in ["ms2m.gate", "ms2m.0f9d3c1eaa.gates", "ms2m.short.gate", "0f9d3c1eaa.gate"] {
+            assert_eq!(exchange_of(other), None, "{other}");
+        }
+        let queues =
+            [".ms2m-source.0f9d3c1eaa.1", "a.ms2m-source.0f9d3c1eaa.3", "a.ms2m-sink.0f9d3c1eaa.1"];
+        for other in queues.into_iter().chain(["a.ms2m-source.1", "app.events"]) {
+            assert_eq!(side_queue_of(other), None, "{other}");
+        }
     }
 }

@@ -33,7 +33,7 @@ use tokio::time::{sleep, timeout};
 use crate::kube::{self, Config, Kube, NoFaults, Refusal};
 use crate::log::Log;
 use applications::Applications;
-use plan::Plan;
+use plan::{Fault, Plan};
 use verdict::Verdict;
 
 pub use stage::{NAMESPACE, wish};
@@ -42,6 +42,12 @@ pub use stage::{NAMESPACE, wish};
 pub const START: Time = Time(1_767_225_600_000);
 /// A migration that has not ended by then never will.
 const PATIENCE: Duration = Duration::from_hours(2);
+/// How often the janitor comes, where there is one.
+const JANITOR: Duration = Duration::from_secs(2);
+/// Between two looks at what is left.
+const LOOK: Duration = Duration::from_millis(100);
+/// The successor of an operator that was killed has tidied up by then.
+const ABANDONED: Duration = Duration::from_mins(1);
 /// The cluster comes to rest after the end.
 const SETTLED: Duration = Duration::from_mins(1);
 
@@ -167,6 +173,7 @@ impl Shop {
         let options = Options {
             transfer_image: "shadow:1".into(),
             no_probe: true,
+            janitor_every: self.plan.janitor.then_some(JANITOR),
             identity: Some(client.to_owned()),
             ..Options::default()
         };
@@ -219,9 +226,21 @@ impl Shop {
             }
             std::future::pending::<()>().await;
         };
+        if self.plan.janitor {
+            stage::leave_a_trace(&self.kube, &self.source, &self.plan.scenario);
+        }
+        let end = async {
+            self.ended().await;
+            if self.is_abandoned() {
+                sleep(ABANDONED).await;
+            }
+            if self.is_orphaned() {
+                self.tidied_up().await;
+            }
+        };
         let ended = tokio::select! {
             biased;
-            ended = timeout(PATIENCE, self.ended()) => ended.is_ok(),
+            ended = timeout(PATIENCE, end) => ended.is_ok(),
             () = killed => false,
         };
         if !ended {
@@ -233,6 +252,17 @@ impl Shop {
         self.end_operators();
         self.let_go();
         Verdict::of(&self, at)
+    }
+
+    /// Nobody knows any more how far the migration was.
+    fn is_abandoned(&self) -> bool {
+        self.plan.faults.iter().any(|fault| matches!(fault, Fault::Abandoned(_)))
+    }
+
+    /// Somebody has removed the object, and the operator lives.
+    fn is_orphaned(&self) -> bool {
+        let orphans = |it: &Fault| matches!(it, Fault::Forced(_) | Fault::Recreated(_));
+        self.plan.faults.iter().any(orphans)
     }
 
     /// Who decides about requests and calls holds the shop, and the shop them: neither would ever be
@@ -268,6 +298,13 @@ impl Shop {
             if changes.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Until nothing of a migration is left whose object does not tell.
+    async fn tidied_up(&self) {
+        while !verdict::left_over(self).is_empty() {
+            sleep(LOOK).await;
         }
     }
 

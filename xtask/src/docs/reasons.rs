@@ -11,8 +11,8 @@ use anyhow::{Context as _, anyhow};
 use proc_macro2::{TokenStream, TokenTree};
 
 const DOCUMENT: &str = "docs/operations.md";
-/// The document's part that has the entries, up to the next of its rank.
-const PART: &str = "## When a migration fails";
+/// The document's parts that have the entries, each up to the next of its rank.
+const PARTS: [&str; 2] = ["## When a migration fails", "## The janitor"];
 /// Whatever reaches a migration's status or events goes through these.
 const CRATES: [&str; 2] = ["crates/protocol/src", "crates/operator/src"];
 
@@ -86,8 +86,9 @@ fn compare(code: &Words, entries: &BTreeSet<String>) -> Vec<String> {
         code.iter().filter(|(word, _)| !entries.contains(*word) && !others.contains(word.as_str()));
     let missing = missing.map(|(word, file)| {
         format!(
-            "{file} says {word:?}: if that is a reason, {DOCUMENT} needs an entry for it under {PART:?}; \
-             if not, list it in xtask/src/docs/reasons.rs"
+            "{file} says {word:?}: if that is a reason, {DOCUMENT} needs an entry for it under {:?}; \
+             if not, list it in xtask/src/docs/reasons.rs",
+            PARTS[0]
         )
     });
     let unknown = entries.iter().filter(|entry| !code.contains_key(*entry));
@@ -102,15 +103,19 @@ fn compare(code: &Words, entries: &BTreeSet<String>) -> Vec<String> {
     missing.chain(unknown).chain(both).chain(stale).collect()
 }
 
-/// The words in the first cells of the part's tables.
+/// The words in the first cells of the parts' tables.
 fn entries(document: &str) -> anyhow::Result<BTreeSet<String>> {
-    let (_, part) = document
-        .split_once(&format!("\n{PART}\n"))
-        .with_context(|| format!("{DOCUMENT} has no {PART:?}"))?;
-    let part = part.split_once("\n## ").map_or(part, |(part, _)| part);
-    let cells = part.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" |"));
-    let words = cells.flat_map(|(cell, _)| cell.split('`').skip(1).step_by(2));
-    Ok(words.filter(|word| is_word(word)).map(str::to_owned).collect())
+    let mut found = BTreeSet::new();
+    for heading in PARTS {
+        let (_, part) = document
+            .split_once(&format!("\n{heading}\n"))
+            .with_context(|| format!("{DOCUMENT} has no {heading:?}"))?;
+        let part = part.split_once("\n## ").map_or(part, |(part, _)| part);
+        let cells = part.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" |"));
+        let words = cells.flat_map(|(cell, _)| cell.split('`').skip(1).step_by(2));
+        found.extend(words.filter(|word| is_word(word)).map(str::to_owned));
+    }
+    Ok(found)
 }
 
 /// `ApiRefused`, `Aborted`.
@@ -224,10 +229,12 @@ mod tests {
     #[test]
     fn what_is_missing_on_either_side_is_said() {
         let document = "x\n## When a migration fails\n\n| reason | meaning |\n|---|---|\n\
-                        | `Known`, `Gone` | the `Other` |\n\n## Next\n| `NotHere` | x |\n";
+                        | `Known`, `Gone` | the `Other` |\n\n## Next\n| `NotHere` | x |\n\n\
+                        ## The janitor\n| `Tidied` | x |\n";
         let entries = entries(document).unwrap();
-        assert_eq!(entries.iter().collect::<Vec<_>>(), ["Gone", "Known"]);
-        let code = ["Known", "NewReason"].map(|word| (word.to_owned(), "a.rs".to_owned()));
+        assert_eq!(entries.iter().collect::<Vec<_>>(), ["Gone", "Known", "Tidied"]);
+        let code =
+            ["Known", "NewReason", "Tidied"].map(|word| (word.to_owned(), "a.rs".to_owned()));
         let said = compare(&code.into(), &entries).join("\n");
         for words in ["a.rs says \"NewReason\"", "an entry for Gone"] {
             assert!(said.contains(words), "{said}");

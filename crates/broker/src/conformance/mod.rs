@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{Connector, Session, Target};
 
 mod application;
+mod belongings;
 mod cuts;
 mod emptiness;
 mod fence;
@@ -193,6 +194,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(emptiness::cases());
     all.extend(fence::cases());
     all.extend(topology::cases());
+    all.extend(belongings::cases());
     all
 }
 

@@ -57,6 +57,8 @@ pub enum Operation<'a> {
     Counts(&'a str),
     /// [`crate::Session::totals`].
     Totals(&'a str),
+    /// [`crate::Session::belongings`].
+    Belongings,
     /// [`crate::Session::apply`].
     Apply(&'a Topology),
     /// [`crate::Session::order`].

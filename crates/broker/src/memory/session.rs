@@ -8,6 +8,7 @@ use shadow_protocol::broker::{
     Binding, Consumer, Counts, Emptiness, Order, Survey, Topology, Totals,
 };
 use shadow_protocol::effect::EffectId;
+use shadow_protocol::janitor::Belongings;
 use shadow_protocol::names::control_queue;
 
 use super::core::{Broker, ConnectionId, Destination, Publish, Published, Refusal};
@@ -260,6 +261,10 @@ impl<M: Wire> Session for MemorySession<M> {
 
     async fn totals(&self, queue: &str) -> Result<Totals, Error> {
         self.call(Operation::Totals(queue), |core| Ok(survey::totals(core, queue))).await
+    }
+
+    async fn belongings(&self) -> Result<Belongings, Error> {
+        self.call(Operation::Belongings, |core| Ok(survey::belongings(core))).await
     }
 
     async fn apply(&self, change: &Topology) -> Result<(), Error> {

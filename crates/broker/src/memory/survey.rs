@@ -1,10 +1,12 @@
 //! What there is to know of a queue before anything is touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shadow_protocol::broker::{
     Arguments, Binding, Consumer, Exchange, Queue, QueueType, Survey, Totals,
 };
+use shadow_protocol::janitor::{Belongings, Link};
+use shadow_protocol::names::{exchange_of, listener, side_queue_of};
 
 use super::connection_name;
 use super::core::{Broker, ConnectionId, Content, Destination, ExchangeKind, Kind};
@@ -94,6 +96,31 @@ pub fn fed_by<M: Content>(core: &Broker<M>, source: &str) -> Vec<(String, bool)>
     let mut fed: Vec<_> = core.destinations(source).into_iter().map(named).collect();
     fed.sort();
     fed
+}
+
+/// What migrations have made, and the control queues.
+pub fn belongings<M: Content>(core: &Broker<M>) -> Belongings {
+    let exchanges: BTreeSet<String> = core
+        .exchange_names()
+        .filter(|it| exchange_of(it).is_some())
+        .map(ToString::to_string)
+        .collect();
+    let ours = |name: &str| side_queue_of(name).is_some() || listener(name).is_some();
+    let queues = core.queue_names().filter(|it| ours(it)).map(ToString::to_string).collect();
+    let to_queues = core.queue_names().map(|it| (it.clone(), true));
+    let to_exchanges = core.exchange_names().map(|it| (it.clone(), false));
+    let mut links = Vec::new();
+    for (name, is_queue) in to_queues.chain(to_exchanges) {
+        let made =
+            if is_queue { side_queue_of(&name).is_some() } else { exchanges.contains(&*name) };
+        let to = name.to_string();
+        let end = if is_queue { Destination::Queue(name) } else { Destination::Exchange(name) };
+        let touching =
+            core.bindings(&end).into_iter().filter(|it| made || exchanges.contains(&it.source));
+        links.extend(touching.map(|binding| Link { binding, to: to.clone(), is_queue }));
+    }
+    links.sort();
+    Belongings { exchanges, queues, links }
 }
 
 /// The names of the connections chosen by address and name.

@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use crate::{Connector, Error, Session, Target};
 
 mod address;
+mod belongings;
 mod client;
 mod emptiness;
 mod management;

@@ -11,6 +11,7 @@ use shadow_protocol::broker::{
     Binding, Consumer, Counts, Emptiness, Order, Survey, Topology, Totals,
 };
 use shadow_protocol::effect::EffectId;
+use shadow_protocol::janitor::Belongings;
 use tokio::sync::Mutex;
 
 use super::address::Address;
@@ -197,6 +198,10 @@ impl Session for RabbitSession {
 
     async fn totals(&self, queue: &str) -> Result<Totals, Error> {
         self.queue_totals(queue).await
+    }
+
+    async fn belongings(&self) -> Result<Belongings, Error> {
+        self.list_belongings().await
     }
 
     async fn apply(&self, change: &Topology) -> Result<(), Error> {

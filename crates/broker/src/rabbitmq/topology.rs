@@ -32,11 +32,11 @@ enum Kind {
 
 /// A binding as the management API lists it.
 #[derive(Deserialize)]
-struct Listed {
+pub(super) struct Listed {
     source: String,
     routing_key: String,
-    destination: String,
-    destination_type: String,
+    pub(super) destination: String,
+    pub(super) destination_type: String,
     #[serde(default)]
     arguments: Arguments,
     properties_key: String,
@@ -54,7 +54,7 @@ struct Model {
 }
 
 impl Listed {
-    fn binding(self) -> Binding {
+    pub(super) fn binding(self) -> Binding {
         let arguments = canonical(&self.arguments);
         Binding { source: self.source, routing_key: self.routing_key, arguments }
     }

@@ -13,9 +13,11 @@ use shadow_protocol::spec::Spec;
 use super::Migration;
 use crate::agents::Moving;
 use crate::decide as mapping;
+use crate::janitor::ledger::Known;
 use crate::observe::{self, broker_trouble, chain};
 use crate::pin;
 use crate::prepull::{self, Wanted};
+use crate::transfer_job::short;
 
 /// The source and the pod that stands by.
 type Sources = (Option<observation::Pod>, Option<observation::Pod>);
@@ -24,12 +26,11 @@ impl Migration {
     pub(super) async fn observe(&mut self, spec: &Spec, state: &State) -> Observation {
         let wanted = interest(&state.phase);
         let namespace = self.object.namespace().unwrap_or_default();
-        let name = self.object.name_any();
         let context = self.context.clone();
         let cluster = &context.cluster;
         let pod = |pod_name: &str| {
             let found = cluster.pod(&namespace, pod_name)?;
-            Some(observe::pod(cluster, &found, spec.container.as_deref(), &name))
+            Some(observe::pod(cluster, &found, spec.container.as_deref(), &self.object))
         };
         let plan = state.phase.plan();
         // What an agent had been told went with its pod: the step begins again, with the new one.
@@ -124,7 +125,6 @@ impl Migration {
         let namespace = self.object.namespace().unwrap_or_default();
         let cluster = &self.context.cluster;
         let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &namespace);
-        let migration = self.object.name_any();
         let get = async |name: &str| {
             let found = api.get_opt(name).await.map_err(|error| Trouble {
                 reason: "ApiUnavailable".to_owned(),
@@ -132,7 +132,7 @@ impl Migration {
                 permanent: false,
             })?;
             let container = spec.container.as_deref();
-            Ok(found.map(|pod| observe::pod(cluster, &pod, container, &migration)))
+            Ok(found.map(|pod| observe::pod(cluster, &pod, container, &self.object)))
         };
         let source = get(&plan.source_pod).await?;
         let standby = match plan.standby() {
@@ -220,8 +220,13 @@ impl Migration {
             self.memory.next_step();
         }
         let target = mapping::broker_target(&self.context.cluster.client, &self.object).await?;
-        let name =
-            format!("{}/{}", self.object.namespace().unwrap_or_default(), self.object.name_any());
+        if let Some(known) = Known::by(&self.object, target.clone()) {
+            self.context.ledger.remember(known);
+        }
+        // With it, so that another one of the same name is not taken for a successor.
+        let id = short(&self.object.uid().unwrap_or_default());
+        let namespace = self.object.namespace().unwrap_or_default();
+        let name = format!("{namespace}/{}/{id}", self.object.name_any());
         let session = self.context.connector.open(&target, &name).await?;
         if let Err(error) = session.lock(&lock_queue(queue)).await {
             session.close().await;

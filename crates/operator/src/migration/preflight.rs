@@ -162,6 +162,7 @@ impl Migration {
                 transfer: spec.transfer,
                 base_image: &status.image,
                 node: node.map_or("", String::as_str),
+                beside: None,
                 replaced_by_owner: matches!(seen.owner, Owner::Deployment { .. }),
             },
         );

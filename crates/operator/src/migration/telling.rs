@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, Recorder};
 use kube::{Resource, ResourceExt};
 use shadow_api::MessageQueueConfig;
 use shadow_protocol::observation::Trouble;
 use shadow_protocol::phase::{Pin, Plan};
 
-use super::Migration;
+use super::{Context, Migration};
 use crate::act::UNAVAILABLE;
 use crate::observe::chain;
 use crate::problems::pod_warnings;
@@ -16,6 +17,20 @@ use crate::report;
 
 /// Limit for publishing an event.
 const EVENT: Duration = Duration::from_secs(2);
+
+impl Context {
+    /// Publishes an event about an object; one that can't be is named in the log.
+    pub async fn publish(&self, event: &Event, about: &ObjectReference) {
+        // One that remembers would count two sentences with the same reason as the first of them, twice.
+        let recorder = Recorder::new(self.cluster.client.clone(), self.reporter.clone());
+        // Nobody waits for an event.
+        match tokio::time::timeout(EVENT, recorder.publish(event, about)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(why = chain(&error), "can't publish an event"),
+            Err(_) => tracing::warn!("no answer to an event"),
+        }
+    }
+}
 
 impl Migration {
     /// An event, once.
@@ -58,17 +73,7 @@ impl Migration {
     }
 
     pub(super) async fn publish(&self, event: Event) {
-        let reference = self.object.object_ref(&());
-        // One that remembers would count two sentences with the same reason as the first of them, twice.
-        let client = self.context.cluster.client.clone();
-        let recorder = Recorder::new(client, self.context.reporter.clone());
-        // Nobody waits for an event.
-        let publishing = recorder.publish(&event, &reference);
-        match tokio::time::timeout(EVENT, publishing).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(why = chain(&error), "can't publish an event"),
-            Err(_) => tracing::warn!("no answer to an event"),
-        }
+        self.context.publish(&event, &self.object.object_ref(&())).await;
     }
 
     /// Says what the status can't.

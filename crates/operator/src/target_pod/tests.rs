@@ -72,7 +72,7 @@ fn target_of(source: &Pod, replaced_by_owner: bool) -> Value {
 fn target_by(source: &Pod, replaced_by_owner: bool, transfer: Transfer) -> Value {
     let migration: StatefulMigration = serde_json::from_value(json!({
         "apiVersion": "migration.ms2m.io/v1alpha1", "kind": "StatefulMigration",
-        "metadata": {"name": "move", "namespace": "shop"},
+        "metadata": {"name": "move", "namespace": "shop", "uid": "m-1"},
         "spec": {"sourcePod": "consumer-abc"}
     }))
     .unwrap();
@@ -84,6 +84,7 @@ fn target_by(source: &Pod, replaced_by_owner: bool, transfer: Transfer) -> Value
         transfer,
         base_image: "r/app@sha256:1",
         node: "worker-2",
+        beside: Some("s-1 cri-o://1".to_owned()),
         replaced_by_owner,
     };
     serde_json::to_value(target_pod(source, &plan)).unwrap()
@@ -123,9 +124,31 @@ fn nobody_finds_it_before_the_switch() {
             "name": "consumer-abc-shadow",
             "namespace": "shop",
             "labels": {"migration.ms2m.io/migration": "move", "migration.ms2m.io/role": "target"},
-            "annotations": {"keep": "me", "migration.ms2m.io/base-image": "app r/app@sha256:1"}
+            "annotations": {
+                "keep": "me",
+                "migration.ms2m.io/base-image": "app r/app@sha256:1",
+                "migration.ms2m.io/made-from": "s-1 cri-o://1",
+                "migration.ms2m.io/migration-uid": "m-1"
+            }
         })
     );
+}
+
+#[test]
+fn whose_a_pod_is_its_uid_decides_where_it_tells() {
+    let mut made = pod(target_of(&pod(source()), true));
+    let migration = |name: &str, uid: &str| -> StatefulMigration {
+        serde_json::from_value(json!({
+            "apiVersion": "migration.ms2m.io/v1alpha1", "kind": "StatefulMigration",
+            "metadata": {"name": name, "uid": uid}, "spec": {"sourcePod": "consumer-abc"}
+        }))
+        .unwrap()
+    };
+    assert!(is_of(&made, &migration("move", "m-1")));
+    assert!(!is_of(&made, &migration("move", "m-2")), "a later one of the same name");
+    assert!(!is_of(&made, &migration("other", "m-1")));
+    made.metadata.annotations = None;
+    assert!(is_of(&made, &migration("move", "m-2")), "made before there were UIDs on it");
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub struct Applications {
 pub struct Works {
     /// Running consumers by container ID.
     pub running: BTreeMap<String, Running>,
+    /// What those have applied that have ended.
+    pub ended: Vec<Ledger>,
     archives: BTreeMap<String, Memory>,
     images: BTreeMap<String, Memory>,
     /// What a process knows that begins afresh.
@@ -82,6 +84,7 @@ impl Applications {
         let publishers = usize::from(scenario.publishers) + 1;
         let works = Works {
             running: BTreeMap::new(),
+            ended: Vec::new(),
             archives: BTreeMap::new(),
             images: BTreeMap::new(),
             base: Ledger::new(vec![0; publishers]),
@@ -119,11 +122,19 @@ impl Applications {
         running.map(|it| (it.pod.clone(), it.process.memory.ledger.clone())).collect()
     }
 
+    /// What anybody has ever applied.
+    pub fn all_ledgers(&self) -> Vec<Ledger> {
+        let works = self.works();
+        let running = works.running.values().map(|it| it.process.memory.ledger.clone());
+        running.chain(works.ended.iter().cloned()).collect()
+    }
+
     /// A container ends. What its process knows and its checkpoint does not, nobody replays where
     /// there is no queue.
     pub fn end(&self, id: &str) {
         let mut works = self.works();
         let Some(mut dead) = works.running.remove(id) else { return };
+        works.ended.push(dead.process.memory.ledger.clone());
         if dead.restored.is_none() {
             works.last_words = works.last_words.max(dead.process.memory.ledger.applied());
         }

@@ -6,7 +6,10 @@ use std::time::Duration;
 use serde_json::Value;
 use shadow_broker::memory;
 use shadow_broker::memory::core::ConsumeOptions;
+use shadow_operator::janitor;
 use shadow_operator::leader::LEASE;
+use shadow_protocol::broker::Topology;
+use shadow_protocol::names::listener;
 use shadow_protocol::phase::State;
 use shadow_protocol::spec::IdentitySwap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -27,6 +30,9 @@ const OURS: &str = "migration.ms2m.io/migration";
 /// It takes an operator up to so many milliseconds to see that a pod has died, and to store the step
 /// that it had decided on before.
 const UNSEEN: u64 = 20;
+
+/// After so many milliseconds another operator begins where one was killed.
+const SUCCEEDED: u64 = 100;
 
 /// Nothing comes back within the life of the one who asked.
 const NEVER: Duration = Duration::from_hours(24);
@@ -50,6 +56,27 @@ impl Shop {
                         shop.note(|| "FAULT watches are cut".to_owned());
                         shop.kube.cut_watches(None);
                         shop.kube.forget_history();
+                    });
+                }
+                Fault::Forced(at) => {
+                    tokio::spawn(async move {
+                        sleep(Duration::from_millis(at)).await;
+                        shop.force();
+                    });
+                }
+                Fault::Recreated(at) => {
+                    tokio::spawn(async move {
+                        sleep(Duration::from_millis(at)).await;
+                        shop.force();
+                        let _ = shop.kube.create(wish(&shop.source, "move", &shop.plan.scenario));
+                    });
+                }
+                Fault::Abandoned(at) => {
+                    tokio::spawn(async move {
+                        sleep(Duration::from_millis(at)).await;
+                        shop.end_operators();
+                        shop.force();
+                        let _ = kill.send(SUCCEEDED);
                     });
                 }
                 Fault::NodeAway { targets, at, lasts } => {
@@ -144,6 +171,9 @@ impl Shop {
             if shop.applications.works().down_until > Instant::now() {
                 return memory::Fault::Cut;
             }
+            if call.migration == janitor::NAME {
+                shop.watch_the_janitor(&call.operation);
+            }
             if let memory::Operation::Apply(_) | memory::Operation::Order(_) = call.operation {
                 shop.note(|| format!("   broker {nth}: {:?}", call.operation));
             }
@@ -163,6 +193,24 @@ impl Shop {
         }));
     }
 
+    /// It deletes nothing that somebody could still apply, and moves nothing.
+    fn watch_the_janitor(&self, operation: &memory::Operation<'_>) {
+        let memory::Operation::Apply(change) = operation else { return };
+        let name = match change {
+            Topology::DeleteQueue { name } => name,
+            Topology::Purge { .. } | Topology::Move { .. } => {
+                return self.notes().violations.push(format!("the janitor did {change:?}"));
+            }
+            _ => return,
+        };
+        let held = self.applications.broker.quietly(|core| core.figures(name));
+        let held = held.map_or(0, |it| it.ready + it.unacknowledged);
+        if held > 0 && listener(name).is_none() {
+            let deleted = format!("the janitor deleted {name}, which held {held} messages");
+            self.notes().violations.push(deleted);
+        }
+    }
+
     /// Whoever works by then goes on believing that it leads, until it notices.
     async fn isolate(&self, lasts: Duration) {
         let before: Vec<String> = self.notes().operators.clone();
@@ -173,6 +221,17 @@ impl Shop {
         sleep(lasts).await;
         self.note(|| format!("{before:?} are back"));
         self.notes().isolated.retain(|name| !before.contains(name));
+    }
+
+    /// The object goes, whatever holds it.
+    pub(super) fn force(&self) {
+        let step = self.state("move").map(|state| state.phase.step());
+        self.note(|| format!("FAULT the object is removed by force, at {step:?}"));
+        let key = Key::new("statefulmigrations", NAMESPACE, "move");
+        let _ = self.kube.store(|store| {
+            store.modify(&key, |object| object["metadata"]["finalizers"] = serde_json::json!([]));
+            store.delete(&key, &Deletion::default())
+        });
     }
 
     async fn away(&self, targets: bool, lasts: Duration) {

@@ -82,6 +82,12 @@ pub enum Fault {
     Isolated(u64, u64),
     /// Somebody deletes the Lease of the operator that leads.
     LeaseDeleted(u64),
+    /// Somebody takes the object's finalizer away and deletes it, at this time.
+    Forced(u64),
+    /// The same, and in that moment one of the same name is created.
+    Recreated(u64),
+    /// The object is removed so, and the operator is killed in that moment. Another one comes.
+    Abandoned(u64),
     /// A node is cut off from then for so long: the target's, or the source's.
     NodeAway {
         /// The target's node.
@@ -100,6 +106,8 @@ pub struct Plan {
     pub scenario: Scenario,
     /// How long controllers and kubelets take to react to a change, in milliseconds.
     pub reaction: u64,
+    /// The operator looks for what migrations have left.
+    pub janitor: bool,
     /// What goes wrong.
     pub faults: Vec<Fault>,
 }
@@ -128,7 +136,7 @@ impl Plan {
         let count = rng.usize(0..=3);
         let hops = u64::from(scenario.hops());
         let faults = (0..count).map(|_| fault(&mut rng, hops)).collect();
-        Self { scenario, reaction: rng.u64(1..=10), faults }
+        Self { scenario, reaction: rng.u64(1..=10), janitor: false, faults }
     }
 }
 

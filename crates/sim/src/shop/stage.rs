@@ -6,9 +6,11 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use shadow_operator::registry::{Registry, Unusable};
 use shadow_protocol::pending::REMEMBERS;
+use shadow_protocol::phase::{Failure, Phase, State};
 use shadow_protocol::spec::{IdentitySwap, ReplayMode};
 use tokio::time::timeout;
 
+use super::START;
 use crate::kube::{Kube, condition};
 use crate::scenario::{OwnerKind, Scenario};
 use crate::world::{EXCHANGE, QUEUE};
@@ -113,6 +115,16 @@ async fn until<T>(kube: &Kube, mut found: impl FnMut() -> Option<T>) -> T {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// A migration that has ended long since, and that knows where the broker is.
+pub fn leave_a_trace(kube: &Kube, source: &str, scenario: &Scenario) {
+    let failure = Failure { reason: "Aborted".to_owned(), message: "long since".to_owned() };
+    let state = State::new(START).go(Phase::Failed { failure, rolled_back: true }, START);
+    let mut object = wish(source, "earlier", scenario);
+    object["status"] = json!({ "phase": "Failed", "state": state });
+    let created = kube.create(object);
+    debug_assert!(created.is_ok(), "{created:?}");
 }
 
 /// The wish that `source` be moved, as the user writes it.

@@ -1,6 +1,8 @@
 //! What has come of a run: the invariants of `docs/handoff.md`, with the excuses of the
 //! protocol-level world.
 
+mod abandoned;
+
 use serde_json::Value;
 use shadow_broker::memory::core::Destination;
 use shadow_protocol::names::control_queue;
@@ -52,7 +54,9 @@ impl Verdict {
     pub(super) fn of(shop: &Shop, at: u64) -> Self {
         let excuses = shop.notes().excuses;
         let mut violations = std::mem::take(&mut shop.notes().violations);
-        if violations.is_empty() {
+        if shop.is_abandoned() {
+            violations.extend(abandoned::violations(shop));
+        } else if violations.is_empty() {
             violations.extend(cluster(shop, excuses));
             violations.extend(broker(shop, excuses));
             violations.extend(messages(shop, excuses));
@@ -87,19 +91,7 @@ fn left(shop: &Shop) -> Vec<String> {
 
 /// Exactly one pod, its owner's, Ready, where it should be; and nothing of the migration.
 fn cluster(shop: &Shop, excuses: Excuses) -> Vec<String> {
-    let mut found = Vec::new();
-    let jobs = shop.kube.all("jobs").len();
-    if jobs > 0 {
-        found.push(format!("{jobs} jobs are left"));
-    }
-    for plural in
-        ["validatingadmissionpolicies", "validatingadmissionpolicybindings", "podtemplates"]
-    {
-        let kept = shop.kube.all(plural).len();
-        if kept > 0 {
-            found.push(format!("{kept} {plural} are left"));
-        }
-    }
+    let mut found = of_migrations(shop);
     found.extend(deployment(shop, excuses));
     // A moved pod that has ended stays listed, as an evicted one does (docs/adr/0001).
     let ended = |pod: &Value| matches!(pod["status"]["phase"].as_str(), Some("Failed"));
@@ -146,6 +138,29 @@ fn cluster(shop: &Shop, excuses: Excuses) -> Vec<String> {
     found
 }
 
+/// What only a migration makes.
+fn of_migrations(shop: &Shop) -> Vec<String> {
+    let kinds = [
+        "jobs",
+        "validatingadmissionpolicies",
+        "validatingadmissionpolicybindings",
+        "podtemplates",
+    ];
+    let left = kinds.map(|plural| (plural, shop.kube.all(plural).len()));
+    let left = left.into_iter().filter(|(_, count)| *count > 0);
+    left.map(|(plural, count)| format!("{count} {plural} are left")).collect()
+}
+
+/// What a migration has not removed yet, in the cluster or at the broker.
+pub(super) fn left_over(shop: &Shop) -> Vec<String> {
+    let held = |pod: &Value| !pod["metadata"]["finalizers"].is_null();
+    let held = shop.kube.all("pods").iter().filter(|pod| held(pod)).count();
+    let mut found = of_migrations(shop);
+    found.extend((held > 0).then(|| format!("{held} pods are held")));
+    found.extend(broker(shop, Excuses::default()));
+    found
+}
+
 /// A Deployment goes on by itself with one ReplicaSet, and is pinned where its pod has moved to.
 fn deployment(shop: &Shop, excuses: Excuses) -> Vec<String> {
     let mut found = Vec::new();
@@ -173,8 +188,9 @@ fn deployment(shop: &Shop, excuses: Excuses) -> Vec<String> {
     found
 }
 
+/// What came of the migration can be read.
 fn known(shop: &Shop) -> bool {
-    shop.kube.get("statefulmigrations", NAMESPACE, "move").is_some()
+    !shop.is_orphaned() && shop.kube.get("statefulmigrations", NAMESPACE, "move").is_some()
 }
 
 /// The set has no pod any more: its last one has left it.
