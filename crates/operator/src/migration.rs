@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use shadow_api::StatefulMigration;
@@ -18,13 +18,13 @@ use shadow_protocol::decide::{Decision, decide};
 use shadow_protocol::effect::EffectId;
 use shadow_protocol::names::lock_queue;
 use shadow_protocol::observation::{Archive, BrokerView, Observation, Trouble};
-use shadow_protocol::phase::{Phase, State};
+use shadow_protocol::phase::State;
 use shadow_protocol::spec::Spec;
 use shadow_protocol::time::Time;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::act::{Hands, Outcome, PATIENCE, UNAVAILABLE, kube_trouble};
+use crate::act::{Hands, Outcome, kube_trouble};
 use crate::agents::{Agents, Moving};
 use crate::cluster::Cluster;
 use crate::failpoint::{self, When};
@@ -42,10 +42,12 @@ mod observing;
 mod orphan;
 mod preflight;
 mod queueing;
+mod storing;
 mod telling;
 
 use looking::{Looked, Looking};
 pub use orphan::Seen;
+use storing::Unwritten;
 
 /// How often a status that only changed in its figures is written.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -138,16 +140,6 @@ pub struct Migration {
 enum After {
     Stop,
     Sleep(Duration),
-}
-
-/// Why the object could not be written.
-enum Unwritten {
-    /// Someone else wrote it; the fresh one has been read.
-    Stale,
-    /// It is gone.
-    Gone,
-    /// The API server did not take it.
-    Failed(Trouble),
 }
 
 /// Runs a migration until it is over. `updates` brings newer versions of the object as they are seen. One
@@ -424,82 +416,6 @@ impl Migration {
         After::Sleep(Duration::ZERO)
     }
 
-    /// Stores a new state before it is acted on. The object's `resourceVersion` is the fence.
-    async fn store(
-        &mut self,
-        old: &State,
-        decision: &Decision,
-        seen: &Observation,
-    ) -> Result<(), Unwritten> {
-        let mut object = self.object.clone();
-        object.status = Some(report::status(&self.object, decision, seen));
-        self.write(object).await?;
-        for event in report::events(old, &decision.state) {
-            self.publish(event).await;
-        }
-        if let (Phase::Pending, Some(plan)) = (&old.phase, decision.state.phase.plan()) {
-            self.warn(plan).await;
-        }
-        Ok(())
-    }
-
-    async fn write(&mut self, mut object: StatefulMigration) -> Result<(), Unwritten> {
-        if self.orphaned {
-            self.object.status = object.status;
-            return Ok(());
-        }
-        let name = object.name_any();
-        let led = self.context.generation;
-        object.status.get_or_insert_default().leader_generation = (led > 0).then_some(led);
-        let api = self.api();
-        let params = PostParams::default();
-        let writing = api.replace_status(&name, &params, &object);
-        let Ok(written) = tokio::time::timeout(PATIENCE, writing).await else {
-            return Err(Unwritten::Failed(Trouble {
-                reason: UNAVAILABLE.to_owned(),
-                message: format!("write the status of migration {name}: no answer"),
-                permanent: false,
-            }));
-        };
-        match written {
-            Ok(object) => {
-                self.object = object;
-                Ok(())
-            }
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                let ours = mapping::stored(&self.object).ok().flatten();
-                match self.api().get_opt(&name).await {
-                    // Another one of the same name.
-                    Ok(Some(fresh)) if fresh.uid() != self.object.uid() => Err(Unwritten::Gone),
-                    Ok(Some(fresh)) => {
-                        let stored = mapping::stored(&fresh).ok().flatten();
-                        if stored != ours {
-                            self.overtaken(stored.as_ref());
-                        }
-                        self.object = fresh;
-                        Err(Unwritten::Stale)
-                    }
-                    Ok(None) => Err(self.whether_gone().await),
-                    Err(error) => Err(Unwritten::Failed(api_trouble(&name, &error))),
-                }
-            }
-            Err(kube::Error::Api(status)) if status.code == 404 => Err(self.whether_gone().await),
-            Err(error) => Err(Unwritten::Failed(api_trouble(&name, &error))),
-        }
-    }
-
-    /// The object holds another state than this process thought.
-    fn overtaken(&mut self, stored: Option<&State>) {
-        if stored.is_some() && stored == self.memory.unanswered.take().as_ref() {
-            // Its own, whose answer was lost.
-            self.memory.next_step();
-            self.memory.own = true;
-        } else {
-            // Another writer's: what this process remembers is worthless.
-            self.memory = Memory::default();
-        }
-    }
-
     /// Writes a status whose state is the same when its figures or its message have changed.
     async fn report_figures(&mut self, state: &State, decision: &Decision, seen: &Observation) {
         let recent = self.memory.reported.is_some_and(|at| at.elapsed() < Self::report_every(seen));
@@ -519,9 +435,4 @@ impl Migration {
             self.orphan();
         }
     }
-}
-
-fn api_trouble(name: &str, error: &kube::Error) -> Trouble {
-    // Nothing else can be done than to try again.
-    Trouble { permanent: false, ..kube_trouble("write the status of migration", name, error) }
 }

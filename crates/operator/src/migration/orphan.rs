@@ -3,14 +3,9 @@
 //! operator goes on with it; what is left then, `janitor.rs` looks for.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::ResourceExt as _;
-use kube::api::ListParams;
 use shadow_api::StatefulMigration;
-use shadow_protocol::observation::Trouble;
 
-use super::{Migration, Unwritten};
-use crate::act::PATIENCE;
-use crate::observe::chain;
+use super::Migration;
 use crate::{clock, decide as mapping};
 
 /// A migration's object as it was last seen.
@@ -37,25 +32,6 @@ impl Migration {
             "the object was removed by force, without its finalizer; the migration is brought to its end \
              without it: don't stop the operator meanwhile"
         );
-    }
-
-    /// An API server that does not serve the kind for the moment finds none either: only a list tells.
-    pub(super) async fn whether_gone(&self) -> Unwritten {
-        let name = self.object.name_any();
-        let named = ListParams::default().fields(&format!("metadata.name={name}"));
-        let trouble = |why: String| {
-            let message = format!("look whether migration {name} is still there: {why}");
-            let reason = "ApiUnavailable".to_owned();
-            Unwritten::Failed(Trouble { reason, message, permanent: false })
-        };
-        match tokio::time::timeout(PATIENCE, self.api().list(&named)).await {
-            Ok(Ok(found)) if found.items.iter().any(|it| it.uid() == self.object.uid()) => {
-                trouble("it is, but can't be written".to_owned())
-            }
-            Ok(Ok(_)) => Unwritten::Gone,
-            Ok(Err(error)) => trouble(chain(&error)),
-            Err(_) => trouble("no answer".to_owned()),
-        }
     }
 
     /// Something has been begun, and is not at its end.
