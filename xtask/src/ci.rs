@@ -34,7 +34,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
 }
 
 fn with_lab(lab: &Lab) -> anyhow::Result<()> {
-    crate::image::push_all(lab)?;
+    crate::image::push_all_for_chaos(lab)?;
     // Built before the network is entered: from inside no package registry is reached.
     cargo(&["test", "--workspace", "--no-run", "--quiet"])?;
     let broker = lab.rabbitmq();
@@ -53,7 +53,8 @@ fn with_lab(lab: &Lab) -> anyhow::Result<()> {
         .env("SHADOW_TEST_MANAGEMENT_URL", format!("http://{host}:{}", broker.management_port))
         .env("SHADOW_TEST_RABBITMQCTL", rabbitmqctl)
         .env("RUST_BACKTRACE", "0");
-    in_network(lab, tests)
+    in_network(lab, tests)?;
+    cargo(&["xtask", "chaos", "--cut", "--no-build"])
 }
 
 /// Runs `command` inside the lab's network. A thread of its own enters it: the child inherits the
