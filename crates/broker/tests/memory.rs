@@ -60,7 +60,7 @@ async fn an_order_that_an_alarm_holds_up_is_discarded_and_the_next_one_arrives()
     let (rig, session) = faulty(Fault::Pass).await;
     let control = control_queue("pod");
     session.apply(&Topology::DeclareSideQueue { name: control.clone() }).await.unwrap();
-    let order = Order { pod: "pod".to_owned(), control: Control::EndReplay };
+    let order = Order::new("pod", Control::EndReplay);
     rig.broker.with(Broker::raise_alarm);
     let held = session.order(&order, &order_id()).await;
     assert!(matches!(held, Err(Error::Timeout { .. })), "{held:?}");

@@ -289,6 +289,9 @@ pub async fn broker(
     if interest.park2 {
         view.park2 = session.counts(&names.park2).await?;
     }
+    if interest.wake {
+        view.wake = session.counts(&names.wake).await?;
+    }
     if interest.consumers {
         view.consumers = Some(session.consumers(&names.primary).await?);
     }

@@ -193,7 +193,9 @@ fn step_name(phase: &Phase) -> &'static str {
             CutStep::Empty { .. } => "proving the queue empty",
             CutStep::CutB { .. } => "feeding both copies",
             CutStep::Drain(_) | CutStep::Recall(_) | CutStep::Quiesce(_) => "quiescing the source",
-            CutStep::Freeze { .. } | CutStep::Alone(AloneStep::Freeze) => "taking the checkpoint",
+            CutStep::Arm { .. } | CutStep::Freeze { .. } | CutStep::Alone(AloneStep::Freeze) => {
+                "taking the checkpoint"
+            }
             CutStep::Continue { .. } => "letting the source go on",
             CutStep::Park(step) => match step {
                 ParkStep::Declare => "preparing the park queues",
@@ -270,6 +272,7 @@ pub fn standing_still(phase: &Phase) -> bool {
         phase,
         Phase::Checkpointing {
             step: CutStep::Quiesce(_)
+                | CutStep::Arm { .. }
                 | CutStep::Freeze { .. }
                 | CutStep::Continue { .. }
                 | CutStep::Park(ParkStep::Stop | ParkStep::Freeze { .. })

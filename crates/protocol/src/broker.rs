@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::control::Control;
+use crate::names::control_queue;
 
 /// Arguments of a queue or binding as the broker's management API prints them.
 pub type Arguments = BTreeMap<String, Value>;
@@ -69,6 +70,16 @@ pub enum Topology {
     DeclareSideQueue {
         /// Its name.
         name: String,
+    },
+    /// Declare a queue whose messages go to the control queue of `pod` once they have waited for so long:
+    /// durable, quorum, dead-lettered by their time to live.
+    DeclareWaitingQueue {
+        /// Its name.
+        name: String,
+        /// The pod.
+        pod: String,
+        /// How long they wait, in milliseconds.
+        after_ms: u64,
     },
     /// Declare the queue `name` as `like` is declared (arguments, durability), and purge it.
     DeclareControlQueue {
@@ -253,4 +264,19 @@ pub struct Order {
     pub pod: String,
     /// What it says.
     pub control: Control,
+    /// The queue in which it waits first, as [`Topology::DeclareWaitingQueue`] declares it; absent: it goes
+    /// to the control queue at once.
+    pub waits_in: Option<String>,
+}
+
+impl Order {
+    /// An order that goes to the pod at once.
+    pub fn new(pod: &str, control: Control) -> Self {
+        Self { pod: pod.to_owned(), control, waits_in: None }
+    }
+
+    /// The queue that it is published to.
+    pub fn queue(&self) -> String {
+        self.waits_in.clone().unwrap_or_else(|| control_queue(&self.pod))
+    }
 }

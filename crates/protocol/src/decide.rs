@@ -328,7 +328,7 @@ pub fn deadline(phase: &Phase, settings: &Settings) -> Option<u64> {
     match phase {
         Phase::Pending => Some(limits.preflight),
         Phase::Checkpointing { step, .. } => Some(match step {
-            CutStep::Install | CutStep::CutB { .. } => limits.broker,
+            CutStep::Install | CutStep::CutB { .. } | CutStep::Arm { .. } => limits.broker,
             CutStep::Park(step) => match step {
                 ParkStep::Declare => limits.proof,
                 ParkStep::Stop | ParkStep::Leave { .. } => limits.obey,

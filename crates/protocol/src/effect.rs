@@ -109,10 +109,11 @@ impl fmt::Display for EffectId {
 }
 
 /// The names of all effects.
-pub const NAMES: [&str; 38] = [
+pub const NAMES: [&str; 39] = [
     "lock",
     "declare-exchange",
     "declare-side-queue",
+    "declare-waiting-queue",
     "declare-control-queue",
     "bind-queue",
     "unbind-queue",
@@ -157,6 +158,7 @@ impl Effect {
             Effect::Lock => "lock",
             Effect::Topology(Topology::DeclareExchange { .. }) => "declare-exchange",
             Effect::Topology(Topology::DeclareSideQueue { .. }) => "declare-side-queue",
+            Effect::Topology(Topology::DeclareWaitingQueue { .. }) => "declare-waiting-queue",
             Effect::Topology(Topology::DeclareControlQueue { .. }) => "declare-control-queue",
             Effect::Topology(Topology::BindQueue { .. }) => "bind-queue",
             Effect::Topology(Topology::UnbindQueue { .. }) => "unbind-queue",

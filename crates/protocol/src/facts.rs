@@ -75,6 +75,10 @@ pub struct Plan {
     pub mode_reason: String,
     /// Longest catch-up in milliseconds.
     pub cutoff_ms: u64,
+    /// After so many milliseconds a source that stands still for its checkpoint goes on by itself, should
+    /// nobody tell it to; 0: never.
+    #[serde(default)]
+    pub wake_after_ms: u64,
     /// Which hop of an identity swap this is.
     #[serde(default)]
     pub hop: Hop,
@@ -186,6 +190,9 @@ pub struct Cuts {
     pub a: Time,
     /// Everything new goes to `Q` and S2.
     pub b: Time,
+    /// The order was laid out that wakes the source, no sooner than then; absent: it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub armed: Option<Time>,
 }
 
 /// What is true once the checkpoint is taken and the source is where it waits for its end: on S2,

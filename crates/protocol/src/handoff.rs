@@ -12,6 +12,7 @@ use crate::hop;
 use crate::observation::{BrokerView, Interest, Observation, Owner, PrePull};
 use crate::park;
 use crate::phase::{CutStep, Cuts, Failure, ParkStep, Phase, Plan, Taken};
+use crate::remove::delete_queue;
 use crate::spec::Settings;
 use crate::time::Time;
 
@@ -24,16 +25,22 @@ pub(crate) fn effects(plan: &Plan, step: &CutStep) -> Vec<Effect> {
     match step {
         CutStep::Install => install(plan),
         CutStep::CutA => vec![unbind_queue(&names.primary, Binding::plain(&names.gate))],
-        CutStep::Divert { .. } | CutStep::Recall(_) => vec![to_source(plan, &names.s1)],
+        CutStep::Divert { .. } => vec![to_source(plan, &names.s1)],
+        CutStep::Recall(cuts) => {
+            let disarm = cuts.armed.map(|_| purge(&names.wake));
+            disarm.into_iter().chain([to_source(plan, &names.s1)]).collect()
+        }
         CutStep::Return { .. } => vec![back_to_q(plan)],
         CutStep::Empty { .. } | CutStep::Drain(_) => Vec::new(),
         CutStep::CutB { .. } => vec![bind_exchange(&names.both, Binding::plain(&names.gate))],
         CutStep::Quiesce(_) => vec![to_source(plan, &names.park)],
+        CutStep::Arm { .. } => vec![purge(&names.wake), wake(plan)],
         CutStep::Freeze { .. } => vec![Effect::Checkpoint],
         // The source is told first: it stands still until then.
         CutStep::Continue { .. } => {
             let mut effects = vec![to_source(plan, &names.s2)];
             effects.extend(hold_to_s2(plan));
+            effects.extend(disarm(plan));
             effects
         }
         CutStep::Park(step) => park::effects(plan, step),
@@ -60,6 +67,11 @@ fn install(plan: &Plan) -> Vec<Effect> {
         side(&names.s1),
         side(&names.s2),
         side(&names.park),
+        Effect::Topology(Topology::DeclareWaitingQueue {
+            name: names.wake.clone(),
+            pod: plan.source_pod.clone(),
+            after_ms: plan.wake_after_ms,
+        }),
         bind_queue(&names.s1, Binding::plain(&names.hold)),
         bind_queue(&names.s2, Binding::plain(&names.both)),
         bind_queue(&names.primary, Binding::plain(&names.both)),
@@ -71,6 +83,23 @@ fn install(plan: &Plan) -> Vec<Effect> {
     let feed = plan.bindings.iter().chain(before);
     effects.extend(feed.map(|b| unbind_queue(&names.primary, b.clone())));
     effects
+}
+
+/// `START_REPLAY{S2}` to the source, should nobody be there to tell it: where the checkpoint would be, there
+/// is nothing else to do.
+fn wake(plan: &Plan) -> Effect {
+    let control = Control::StartReplay { queue: plan.names.s2.clone(), role: Role::Source };
+    let waits_in = Some(plan.names.wake.clone());
+    Effect::Order(Order { waits_in, ..Order::new(&plan.source_pod, control) })
+}
+
+/// The order that wakes the source is taken away, if there may be one.
+pub(crate) fn disarm(plan: &Plan) -> Option<Effect> {
+    (!plan.names.wake.is_empty()).then(|| delete_queue(&plan.names.wake))
+}
+
+fn purge(queue: &str) -> Effect {
+    Effect::Topology(Topology::Purge { queue: queue.to_owned() })
 }
 
 /// What the gate can't route goes to S2 from now on. Nothing passes through hold meanwhile: the
@@ -101,15 +130,13 @@ pub(crate) fn unbind_exchange(destination: &str, binding: Binding) -> Effect {
 
 /// `START_REPLAY{queue}` to the source.
 pub(crate) fn to_source(plan: &Plan, queue: &str) -> Effect {
-    Effect::Order(Order {
-        pod: plan.source_pod.clone(),
-        control: Control::StartReplay { queue: queue.to_owned(), role: Role::Source },
-    })
+    let control = Control::StartReplay { queue: queue.to_owned(), role: Role::Source };
+    Effect::Order(Order::new(&plan.source_pod, control))
 }
 
 /// `END_REPLAY` to the source.
 pub(crate) fn back_to_q(plan: &Plan) -> Effect {
-    Effect::Order(Order { pod: plan.source_pod.clone(), control: Control::EndReplay })
+    Effect::Order(Order::new(&plan.source_pod, Control::EndReplay))
 }
 
 pub(crate) fn interest(step: &CutStep) -> Interest {
@@ -123,7 +150,9 @@ pub(crate) fn interest(step: &CutStep) -> Interest {
         }
         CutStep::Drain(_) | CutStep::Recall(_) => Interest { s1: true, ..none },
         CutStep::Quiesce(_) => Interest { s1: true, park: true, s1_empty: true, ..none },
-        CutStep::Freeze { .. } => Interest { s1: true, park: true, ..none },
+        CutStep::Arm { .. } | CutStep::Freeze { .. } => {
+            Interest { s1: true, park: true, wake: true, ..none }
+        }
         CutStep::Continue { .. } => Interest { s2: true, ..none },
         CutStep::Park(step) => park::interest(step),
         CutStep::Alone(step) => alone::interest(*step),
@@ -163,9 +192,13 @@ pub(crate) fn step(
             Next::Wait(HOT, "deliveries that trail cut B".to_owned())
         }
         CutStep::Drain(cuts) => drained(plan, *cuts, broker, to),
-        CutStep::Recall(cuts) => recalled(plan, *cuts, broker, to),
-        CutStep::Quiesce(cuts) => quiesced(plan, *cuts, broker, since, to),
-        CutStep::Freeze { cuts, quiesced } => frozen(*cuts, *quiesced, broker, seen, to),
+        CutStep::Recall(cuts) => recalled(plan, *cuts, broker, now, to),
+        CutStep::Quiesce(cuts) => quiesced(plan, *cuts, broker, since, now, to),
+        CutStep::Arm { cuts, quiesced } => armed(plan, *cuts, *quiesced, broker, now, to),
+        CutStep::Freeze { cuts, quiesced } => {
+            let stands = Stands { cuts: *cuts, quiesced: *quiesced, now };
+            frozen(plan, &stands, broker, seen, to)
+        }
         CutStep::Continue { cuts, quiesced, archive } => {
             let taken = Taken {
                 cuts: Some(*cuts),
@@ -292,7 +325,7 @@ fn cut_b(
 ) -> Next {
     match foreign(plan, broker, &[&plan.names.both]) {
         Some(failure) => Next::Fail(failure),
-        None => to(CutStep::Drain(Cuts { a, b: now })),
+        None => to(CutStep::Drain(Cuts { a, b: now, armed: None })),
     }
 }
 
@@ -310,6 +343,7 @@ fn quiesced(
     cuts: Cuts,
     broker: &BrokerView,
     since: Time,
+    now: Time,
     to: impl Fn(CutStep) -> Next,
 ) -> Next {
     let parked = broker.park.is_some_and(|counts| counts.consumers == 1);
@@ -318,7 +352,12 @@ fn quiesced(
         Some(Counts { consumers: 0, .. })
             if parked && broker.s1_empty == Some(Emptiness::Proved) =>
         {
-            to(CutStep::Freeze { cuts, quiesced: since })
+            // What an earlier version has installed has no such queue.
+            to(if plan.wake_after_ms == 0 {
+                CutStep::Freeze { cuts, quiesced: since }
+            } else {
+                CutStep::Arm { cuts: Cuts { armed: Some(now), ..cuts }, quiesced: since }
+            })
         }
         _ => Next::Wait(
             HOT,
@@ -327,29 +366,102 @@ fn quiesced(
     }
 }
 
-/// A checkpoint counts only if nothing has come to S1 since the source left it.
-fn frozen(
+/// The source stands still, and the order that wakes it waits: nobody has told it to go on, and nobody will
+/// within the next seconds.
+fn armed(
+    plan: &Plan,
     cuts: Cuts,
     quiesced: Time,
+    broker: &BrokerView,
+    now: Time,
+    to: impl Fn(CutStep) -> Next,
+) -> Next {
+    if !in_time(plan, cuts, now) {
+        return woken(plan);
+    }
+    if !stands_still(broker) {
+        return to(CutStep::Recall(cuts));
+    }
+    if asleep(cuts, broker) {
+        return to(CutStep::Freeze { cuts, quiesced });
+    }
+    Next::Wait(
+        HOT,
+        format!("the order that wakes pod {} in queue {}", plan.source_pod, plan.names.wake),
+    )
+}
+
+/// Since when the source stands still.
+struct Stands {
+    cuts: Cuts,
+    quiesced: Time,
+    now: Time,
+}
+
+/// A checkpoint counts only if nothing has come to S1 since the source left it, and if nobody has woken the
+/// source before.
+fn frozen(
+    plan: &Plan,
+    &Stands { cuts, quiesced, now }: &Stands,
     broker: &BrokerView,
     seen: &Observation,
     to: impl Fn(CutStep) -> Next,
 ) -> Next {
-    let parked = broker.park.is_some_and(|counts| counts.consumers == 1);
-    match (broker.s1, &seen.archive) {
-        (Some(Counts { ready: 0, consumers: 0 }), Some(archive)) if parked => {
+    if !asleep(cuts, broker) {
+        return woken(plan);
+    }
+    match &seen.archive {
+        Some(archive) if stands_still(broker) => {
+            let cuts = Cuts { armed: None, ..cuts };
             to(CutStep::Continue { cuts, quiesced, archive: archive.clone() })
         }
-        (Some(Counts { ready: 0, consumers: 0 }), None) if parked => {
-            Next::Wait(HOT, "the kubelet's checkpoint".to_owned())
-        }
-        _ => to(CutStep::Recall(cuts)),
+        None if stands_still(broker) => Next::Wait(HOT, "the kubelet's checkpoint".to_owned()),
+        _ if in_time(plan, cuts, now) => to(CutStep::Recall(cuts)),
+        _ => woken(plan),
     }
 }
 
-fn recalled(plan: &Plan, cuts: Cuts, broker: &BrokerView, to: impl Fn(CutStep) -> Next) -> Next {
+/// The source is where nothing comes, and nothing has come to where it was.
+fn stands_still(broker: &BrokerView) -> bool {
+    let parked = broker.park.is_some_and(|counts| counts.consumers == 1);
+    parked && broker.s1 == Some(Counts::default())
+}
+
+/// The order that wakes the source has not left its queue, or was never laid out.
+fn asleep(cuts: Cuts, broker: &BrokerView) -> bool {
+    cuts.armed.is_none() || broker.wake.is_some_and(|counts| counts.ready == 1)
+}
+
+/// What was laid out since then waits still, or was taken away before its time.
+fn in_time(plan: &Plan, cuts: Cuts, now: Time) -> bool {
+    cuts.armed.is_none_or(|armed| now.since(armed) < plan.wake_after_ms)
+}
+
+/// Whatever the source has applied since is in no queue of the copy's, or in none of its own.
+fn woken(plan: &Plan) -> Next {
+    let (pod, after) = (&plan.source_pod, plan.wake_after_ms / 1_000);
+    Next::Fail(Failure::new(
+        "SourceWoken",
+        format!(
+            "pod {pod} stood still for its checkpoint, and went on by itself after {after} s in which nobody \
+             told it to; was the operator cut off from the broker or the API server? Create the migration \
+             again"
+        ),
+    ))
+}
+
+fn recalled(
+    plan: &Plan,
+    cuts: Cuts,
+    broker: &BrokerView,
+    now: Time,
+    to: impl Fn(CutStep) -> Next,
+) -> Next {
+    if !in_time(plan, cuts, now) {
+        return woken(plan);
+    }
     if broker.s1.is_some_and(|counts| counts.consumers == 1) {
-        return to(CutStep::Drain(cuts));
+        return to(CutStep::Drain(Cuts { armed: None, ..cuts }));
     }
     Next::Wait(HOT, format!("pod {} to go back to {}", plan.source_pod, plan.names.s1))
 }

@@ -40,7 +40,8 @@ pub fn exchange_of(name: &str) -> Option<&str> {
 pub fn side_queue_of(name: &str) -> Option<(&str, &str)> {
     let (rest, number) = name.rsplit_once('.')?;
     let (rest, id) = rest.rsplit_once('.')?;
-    let parted = rest.strip_suffix(".ms2m-source").or_else(|| rest.strip_suffix(".ms2m-park"));
+    let kinds = [".ms2m-source", ".ms2m-park", ".ms2m-wake"];
+    let parted = kinds.into_iter().find_map(|kind| rest.strip_suffix(kind));
     let primary = parted.filter(|primary| !primary.is_empty())?;
     (matches!(number, "1" | "2") && is_id(id)).then_some((primary, id))
 }
@@ -75,6 +76,10 @@ pub struct Names {
     pub s2: String,
     /// Always empty: consuming it means standing still, as for the checkpoint.
     pub park: String,
+    /// Holds the order that wakes a source which stands still for its checkpoint, should nobody be there to
+    /// tell it to go on; empty in what an earlier version has stored.
+    #[serde(default)]
+    pub wake: String,
     /// Always empty: where the source stands still in mode `Park` while its copy, which wakes on
     /// `park`, is restored.
     pub park2: String,
@@ -97,6 +102,7 @@ impl Names {
             s1: format!("{primary}.ms2m-source.{id}.1"),
             s2: format!("{primary}.ms2m-source.{id}.2"),
             park: format!("{primary}.ms2m-park.{id}.1"),
+            wake: format!("{primary}.ms2m-wake.{id}.1"),
             park2: format!("{primary}.ms2m-park.{id}.2"),
         }
     }
@@ -119,8 +125,9 @@ impl Names {
     }
 
     /// The side queues a migration makes.
-    pub fn side_queues(&self) -> [&str; 4] {
-        [&self.s1, &self.s2, &self.park, &self.park2]
+    pub fn side_queues(&self) -> impl Iterator<Item = &str> {
+        let all = [&self.s1, &self.s2, &self.park, &self.park2, &self.wake];
+        all.into_iter().map(String::as_str).filter(|name| !name.is_empty())
     }
 }
 

@@ -224,6 +224,8 @@ pub struct BrokerView {
     pub park: Option<Counts>,
     /// Counts of the second park queue.
     pub park2: Option<Counts>,
+    /// Counts of the queue in which the order waits that wakes the source.
+    pub wake: Option<Counts>,
     /// Counts of the target's control queue.
     pub target_control: Option<Counts>,
     /// Consumers of `Q` by name, where it has several.
@@ -345,6 +347,8 @@ pub struct Interest {
     pub park: bool,
     /// Counts of the second park queue.
     pub park2: bool,
+    /// Counts of the queue in which the order waits that wakes the source.
+    pub wake: bool,
     /// Counts of the target's control queue.
     pub target_control: bool,
     /// Consumers of `Q` by name.

@@ -177,6 +177,7 @@ fn alone(
         mode: ReplayMode::Alone,
         mode_reason: "there is no messageQueueConfig".to_owned(),
         cutoff_ms: spec.cutoff_ms,
+        wake_after_ms: freeze::wake_after_ms(preflight.memory_bytes),
     })
 }
 

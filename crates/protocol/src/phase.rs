@@ -84,6 +84,13 @@ pub enum CutStep {
     Recall(Cuts),
     /// 5: the source stands still on the park queue, S1 is proved empty.
     Quiesce(Cuts),
+    /// 6: the order is laid out that wakes the source, should nobody tell it to go on.
+    Arm {
+        /// The cuts.
+        cuts: Cuts,
+        /// When the source was told to stand still.
+        quiesced: Time,
+    },
     /// 6: the checkpoint.
     Freeze {
         /// The cuts.

@@ -55,6 +55,8 @@ steps! {
     Recall = "checkpointing/recall",
     /// [`CutStep::Quiesce`].
     Quiesce = "checkpointing/quiesce",
+    /// [`CutStep::Arm`].
+    Arm = "checkpointing/arm",
     /// [`CutStep::Freeze`].
     Freeze = "checkpointing/freeze",
     /// [`CutStep::Continue`].
@@ -205,6 +207,7 @@ fn cut(step: &CutStep) -> Step {
         CutStep::Drain(_) => Step::Drain,
         CutStep::Recall(_) => Step::Recall,
         CutStep::Quiesce(_) => Step::Quiesce,
+        CutStep::Arm { .. } => Step::Arm,
         CutStep::Freeze { .. } => Step::Freeze,
         CutStep::Continue { .. } => Step::Continue,
         CutStep::Park(ParkStep::Declare) => Step::ParkDeclare,

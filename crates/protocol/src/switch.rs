@@ -112,10 +112,8 @@ fn lay_out_order(plan: &Plan) -> Vec<Effect> {
     })];
     if plan.mode != ReplayMode::Park {
         let queue = plan.names.primary.clone();
-        effects.push(Effect::Order(Order {
-            pod: plan.target_pod.clone(),
-            control: Control::StartReplay { queue, role: Role::Target },
-        }));
+        let control = Control::StartReplay { queue, role: Role::Target };
+        effects.push(Effect::Order(Order::new(&plan.target_pod, control)));
     } else if plan.strategy == Strategy::Sequential {
         // Nobody else is there to be proved gone, or to go on without it.
         effects.push(end_replay(plan));
@@ -124,7 +122,7 @@ fn lay_out_order(plan: &Plan) -> Vec<Effect> {
 }
 
 fn end_replay(plan: &Plan) -> Effect {
-    Effect::Order(Order { pod: plan.target_pod.clone(), control: Control::EndReplay })
+    Effect::Order(Order::new(&plan.target_pod, Control::EndReplay))
 }
 
 pub(crate) fn restore(

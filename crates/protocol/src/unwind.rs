@@ -8,7 +8,8 @@ use crate::broker::{Binding, Counts, Topology};
 use crate::decide::{Next, source};
 use crate::effect::Effect;
 use crate::handoff::{
-    back_to_q, bind_exchange, bind_queue, hold_to_s2, to_source, unbind_exchange, unbind_queue,
+    back_to_q, bind_exchange, bind_queue, disarm, hold_to_s2, to_source, unbind_exchange,
+    unbind_queue,
 };
 use crate::hop;
 use crate::observation::{BrokerView, Heir, Interest, Observation};
@@ -41,7 +42,11 @@ pub(crate) fn effects(
             let pinned = plan.pin == Pin::Yes && during == PhaseName::Finalizing;
             let unpin = pinned.then_some(Effect::Unpin);
             let rest = [Effect::DeleteTarget, Effect::UnpreferSource];
-            stay.into_iter().chain(unpin).chain(rest).chain(release(plan)).collect()
+            // Whoever is told to go back to `Q` must not be woken then.
+            let cut = matches!(reached, Reached::CutB | Reached::Rest | Reached::Hopped);
+            let disarm = disarm(plan).filter(|_| cut);
+            let first = stay.into_iter().chain(unpin).chain(disarm);
+            first.chain(rest).chain(release(plan)).collect()
         }
         Undo::Clear => hop::clear(plan),
         Undo::Settle | Undo::Heir(_) => Vec::new(),

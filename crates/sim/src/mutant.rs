@@ -129,7 +129,7 @@ impl Mutant {
             let Effect::Order(order) = &effect else { return effect.clone() };
             let (pod, queue) = (order.pod.clone(), queue.to_owned());
             let control = Control::StartReplay { queue, role: Role::Source };
-            Effect::Order(Order { pod, control })
+            Effect::Order(Order::new(&pod, control))
         };
         match self {
             Mutant::ConsumedMeanwhile if parks => Some(to(&names.s2)),

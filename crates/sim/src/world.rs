@@ -76,6 +76,8 @@ enum Event {
     Fault(usize),
     IntruderLeaves(ConnectionId),
     AlarmEnds,
+    /// An order has waited long enough for this pod.
+    Expired(String),
     QueuesSee,
     Late(usize),
     Noticed(ConnectionId),
@@ -374,6 +376,8 @@ impl World {
                 // What it held of a control queue returns as well.
                 self.all_look();
             }
+            // The broker's time has advanced already.
+            Event::Expired(pod) => self.ordered(&pod),
             Event::AlarmEnds => self.alarm_ends(),
             Event::QueuesSee => self.blind_queues(false),
             Event::PowerReturns(node) => self.power_returns(node),

@@ -49,8 +49,8 @@ async fn ours(plant: &Plant) -> Result<Belongings, Failure> {
     let mut found = plant.session.belongings().await?;
     let names = &plant.names;
     found.exchanges.retain(|name| names.exchanges().contains(&name.as_str()));
-    found.queues.retain(|name| names.side_queues().contains(&name.as_str()));
-    let mine = [names.exchanges().as_slice(), &names.side_queues()].concat();
+    found.queues.retain(|name| names.side_queues().any(|it| it == name));
+    let mine: Vec<&str> = names.exchanges().into_iter().chain(names.side_queues()).collect();
     let touches =
         |it: &Link| [&it.binding.source, &it.to].iter().any(|end| mine.contains(&end.as_str()));
     found.links.retain(touches);
@@ -75,7 +75,7 @@ fn expected(plant: &Plant) -> Belongings {
     links.sort();
     Belongings {
         exchanges: names.exchanges().map(str::to_owned).into(),
-        queues: names.side_queues().map(str::to_owned).into(),
+        queues: names.side_queues().map(str::to_owned).collect(),
         links,
     }
 }

@@ -22,7 +22,7 @@ async fn fence(stage: Stage) -> Outcome {
     let deposed = stage.session("same").await?;
     deposed.lock(&lock).await?;
     deposed.lock(&lock).await?;
-    let order = Order { pod, control: Control::EndReplay };
+    let order = Order::new(&pod, Control::EndReplay);
     deposed.order(&order, &order_id()).await?;
     deposed.apply(&Topology::DeclareSideQueue { name: side.clone() }).await?;
 

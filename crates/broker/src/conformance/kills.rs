@@ -77,7 +77,7 @@ impl Operator {
 
     async fn send(&self, queue: &str) -> Result<(), Failure> {
         let control = Control::StartReplay { queue: queue.to_owned(), role: Role::Source };
-        let order = Order { pod: self.pod.clone(), control };
+        let order = Order::new(&self.pod, control);
         Ok(self.plant.session.order(&order, &order_id()).await?)
     }
 

@@ -1,9 +1,12 @@
 //! Each change done twice is done once; the survey tells what is there; orders arrive.
 
+use std::time::Duration;
+
 use futures::FutureExt as _;
 use shadow_protocol::broker::{Binding, Counts, Order, QueueType, Topology};
 use shadow_protocol::control::{Control, Role};
 use shadow_protocol::names::control_queue;
+use tokio::time::Instant;
 
 use super::ledger::payload;
 use super::plant::{Feed, Plant};
@@ -19,6 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case { name: "moving", run: |s| moving(s).boxed() },
         Case { name: "survey", run: |s| survey(s).boxed() },
         Case { name: "orders", run: |s| orders(s).boxed() },
+        Case { name: "waiting_orders", run: |s| waiting(s).boxed() },
     ]
 }
 
@@ -174,7 +178,7 @@ async fn orders(stage: Stage) -> Outcome {
     stage.rig.remove(&[&queue], &[]).await?;
     let session = stage.session("orders").await?;
     let control = Control::StartReplay { queue: "side".to_owned(), role: Role::Source };
-    let order = Order { pod, control };
+    let order = Order::new(&pod, control);
     let missing = session.order(&order, &order_id()).await;
     ensure(missing.is_err(), || "an order without a queue was accepted".to_owned())?;
     stage.rig.declare_queue(&queue, &QueueType::Classic).await?;
@@ -188,4 +192,43 @@ async fn orders(stage: Stage) -> Outcome {
     session.close().await;
     stage.rig.remove(&[&queue], &[]).await?;
     Ok("delivered word for word".to_owned())
+}
+
+/// An order that waits comes after its time and not before; one that was taken away never does.
+async fn waiting(stage: Stage) -> Outcome {
+    const AFTER: Duration = Duration::from_millis(600);
+    let pod = stage.name("pod");
+    let (control, wait) = (control_queue(&pod), stage.name("wait"));
+    stage.rig.remove(&[&control, &wait], &[]).await?;
+    stage.rig.declare_queue(&control, &QueueType::Classic).await?;
+    let session = stage.session("waiting").await?;
+    let after_ms = u64::try_from(AFTER.as_millis()).unwrap_or_default();
+    let declare = Topology::DeclareWaitingQueue { name: wait.clone(), pod: pod.clone(), after_ms };
+    twice(session.as_ref(), declare).await?;
+    let order = Order { waits_in: Some(wait.clone()), ..Order::new(&pod, Control::EndReplay) };
+    let mut consumer = stage.rig.consumer(&control, 1).await?;
+    let begun = Instant::now();
+    session.order(&order, &order_id()).await?;
+    let waits = session.counts(&wait).await?;
+    ensure(waits == Some(Counts { ready: 1, consumers: 0 }), || format!("it waits: {waits:?}"))?;
+    let message = tokio::time::timeout(PATIENCE, consumer.next()).await??;
+    let took = begun.elapsed();
+    ensure(took >= AFTER, || format!("it came after {took:?}"))?;
+    let message = message.ok_or(Failure("no order came".to_owned()))?;
+    ensure(message.payload == br#"{"type":"END_REPLAY"}"#, || format!("{message:?}"))?;
+    consumer.ack(message.tag, false).await?;
+    let gone = session.counts(&wait).await?;
+    ensure(gone == Some(Counts::default()), || format!("it has left: {gone:?}"))?;
+    let taken =
+        [Topology::Purge { queue: wait.clone() }, Topology::DeleteQueue { name: wait.clone() }];
+    for taken in taken {
+        session.order(&order, &order_id()).await?;
+        session.apply(&taken).await?;
+    }
+    let late = tokio::time::timeout(2 * AFTER, consumer.next()).await;
+    ensure(late.is_err(), || format!("an order that was taken away came: {late:?}"))?;
+    consumer.close().await;
+    session.close().await;
+    stage.rig.remove(&[&control, &wait], &[]).await?;
+    Ok(format!("delivered after {took:?}"))
 }

@@ -9,7 +9,6 @@ use shadow_protocol::broker::{
 };
 use shadow_protocol::effect::EffectId;
 use shadow_protocol::janitor::Belongings;
-use shadow_protocol::names::control_queue;
 
 use super::core::{Broker, ConnectionId, Destination, Publish, Published, Refusal};
 use super::fault::{Call, Fault, Operation};
@@ -141,6 +140,17 @@ impl<M: Wire> MemorySession<M> {
         }
     }
 
+    /// Whoever waits for a change looks again when the message that has just come to `queue` leaves it.
+    fn expires(&self, queue: &str) {
+        let expiry = |core: &mut Broker<M>| core.queue(queue)?.expiry.as_ref().map(|it| it.after);
+        let Some(after) = self.broker.quietly(expiry) else { return };
+        let broker = self.broker.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(after)).await;
+            broker.with(|_| ());
+        });
+    }
+
     fn publisher(&self) -> MutexGuard<'_, ConnectionId> {
         self.publisher.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,7 +192,7 @@ impl<M: Wire> MemorySession<M> {
     /// Publishes an order. Under an alarm it waits; what is still unread at the deadline, the
     /// broker discards with the connection, so that nothing arrives later.
     async fn publish(&self, order: &Order) -> Result<(), Error> {
-        let queue = control_queue(&order.pod);
+        let queue = order.queue();
         let attempted = || format!("publishing an order to {queue:?}");
         let message = M::order(&order.control)
             .map_err(|error| self.failed(attempted(), error.to_string()))?;
@@ -198,7 +208,10 @@ impl<M: Wire> MemorySession<M> {
             core.publish(*publisher, message)
         });
         match outcome.map_err(|refusal| self.refused(attempted(), refusal))? {
-            Published::Arrived(1..) => Ok(()),
+            Published::Arrived(1..) => {
+                self.expires(&queue);
+                Ok(())
+            }
             Published::Arrived(0) | Published::Pending(_) => {
                 Err(self.failed(attempted(), "the queue does not exist"))
             }

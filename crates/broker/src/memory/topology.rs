@@ -1,6 +1,7 @@
 //! Changes of the topology, each idempotent: all but a move, which is not one instant.
 
 use shadow_protocol::broker::{Counts, Topology};
+use shadow_protocol::names::control_queue;
 
 use super::core::{
     Broker, ConnectionId, Content, Destination, ExchangeOptions, Kind, QueueOptions, Refusal,
@@ -43,6 +44,10 @@ pub fn change<M: Content>(
         }
         Topology::DeclareSideQueue { name } => {
             core.declare_queue(client, name, QueueOptions::side())?;
+        }
+        Topology::DeclareWaitingQueue { name, pod, after_ms } => {
+            let options = QueueOptions::waiting(&control_queue(pod), *after_ms);
+            core.declare_queue(client, name, options)?;
         }
         Topology::DeclareControlQueue { name, like } => declare_twin(core, client, name, like)?,
         Topology::BindQueue { queue, binding } => core.bind(client, &queue_to(queue), binding)?,

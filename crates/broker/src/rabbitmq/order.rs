@@ -13,7 +13,6 @@ use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use shadow_protocol::broker::Order;
 use shadow_protocol::effect::EffectId;
-use shadow_protocol::names::control_queue;
 use tokio::sync::Mutex;
 
 use super::client::{Role, Wire};
@@ -41,7 +40,7 @@ impl Publisher {
         order: &Order,
         id: &EffectId,
     ) -> Result<(), Error> {
-        let queue = control_queue(&order.pod);
+        let queue = order.queue();
         let attempted = format!("publishing an order to {queue:?}");
         let payload = serde_json::to_vec(&order.control)
             .map_err(|error| wire.failed(&attempted, error.to_string()))?;

@@ -23,7 +23,7 @@ pub async fn alarm(rig: RabbitRig, stage: Stage, command: &str) -> Outcome {
     rig.declare_queue(&plain, &QueueType::Classic).await?;
     let session = stage.session("alarm").await?;
     session.apply(&Topology::DeclareSideQueue { name: side.clone() }).await?;
-    let order = Order { pod, control: Control::EndReplay };
+    let order = Order::new(&pod, Control::EndReplay);
     let (connection, channel) = rig.connect().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     rabbitmqctl(command, &["set_vm_memory_high_watermark", "absolute", "1MB"]).await?;

@@ -291,7 +291,7 @@ async fn identified(stage: Stage) -> Outcome {
     let queue = control_queue(&pod);
     stage.rig.remove(&[&queue], &[]).await?;
     stage.rig.declare_queue(&queue, &QueueType::Classic).await?;
-    let order = Order { pod, control: Control::EndReplay };
+    let order = Order::new(&pod, Control::EndReplay);
     for _ in 0..2 {
         let session = stage.session("identified").await?;
         session.order(&order, &order_id()).await?;

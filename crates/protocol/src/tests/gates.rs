@@ -65,13 +65,14 @@ pub(super) fn set(seen: &mut Observation, queue: &str, ready: u64, consumers: u3
         "S1" => broker.s1 = counts,
         "S2" => broker.s2 = counts,
         "park" => broker.park = counts,
+        "wake" => broker.wake = counts,
         _ => broker.park2 = counts,
     }
 }
 
 #[test]
 fn each_step_goes_on_only_when_its_promise_is_true() {
-    let rows: [(&str, u64, Spoil, &str); 43] = [
+    let rows: [(&str, u64, Spoil, &str); 56] = [
         ("Install", 0, |_| {}, "CutA"),
         ("CutA", 100, |_| {}, "Divert"),
         ("CutA", 99, |_| {}, "waits"),
@@ -98,13 +99,26 @@ fn each_step_goes_on_only_when_its_promise_is_true() {
         ("Drain", 100, |o| set(o, "S1", 0, 0), "waits"),
         ("Recall", 0, |_| {}, "Drain"),
         ("Recall", 0, |o| set(o, "S1", 1, 0), "waits"),
-        ("Quiesce", 0, |_| {}, "Freeze"),
+        ("Quiesce", 0, |_| {}, "Arm"),
         ("Quiesce", 0, |o| set(o, "park", 0, 0), "waits"),
         ("Quiesce", 0, unproved, "waits"),
         ("Quiesce", 0, |o| set(o, "S1", 0, 1), "waits"),
         ("Quiesce", 0, |o| set(o, "S1", 1, 0), "Recall"),
         ("Quiesce", 0, not_parked_and_late, "waits"),
+        ("Arm", 0, |_| {}, "Freeze"),
+        ("Arm", 8_000, |_| {}, "Freeze"),
+        ("Arm", 20_000, |_| {}, "SourceWoken"),
+        ("Arm", 0, |o| set(o, "wake", 0, 0), "waits"),
+        ("Arm", 0, |o| set(o, "wake", 2, 0), "waits"),
+        ("Arm", 0, |o| set(o, "park", 0, 0), "Recall"),
+        ("Arm", 0, |o| set(o, "S1", 1, 0), "Recall"),
         ("Freeze", 0, |_| {}, "Continue"),
+        ("Freeze", 20_000, |_| {}, "Continue"),
+        ("Freeze", 0, |o| set(o, "wake", 0, 0), "SourceWoken"),
+        ("Freeze", 0, |o| set(o, "wake", 2, 0), "SourceWoken"),
+        ("Freeze", 0, without_wake, "SourceWoken"),
+        ("Freeze", 20_000, |o| set(o, "park", 0, 0), "SourceWoken"),
+        ("Freeze", 20_000, |o| set(o, "S1", 1, 0), "SourceWoken"),
         ("Freeze", 0, |o| o.archive = None, "waits"),
         ("Freeze", 0, |o| set(o, "park", 0, 0), "Recall"),
         ("Freeze", 0, not_parked_without_archive, "Recall"),
@@ -120,6 +134,10 @@ fn each_step_goes_on_only_when_its_promise_is_true() {
         let found = next(&at(step), waited, spoil);
         assert_eq!(found, expected, "{step} after {waited} ms");
     }
+}
+
+fn without_wake(seen: &mut Observation) {
+    seen.broker.as_mut().expect("a broker").wake = None;
 }
 
 fn unproved(seen: &mut Observation) {
@@ -215,7 +233,7 @@ fn the_pause_is_counted_from_the_order_to_stand_still() {
         panic!("not there")
     };
     let quiesced = Time(state.since.0 - 300);
-    let cuts = Cuts { a: Time(1), b: Time(2) };
+    let cuts = Cuts { a: Time(1), b: Time(2), armed: None };
     let step = CutStep::Continue { cuts, quiesced, archive: archive.clone() };
     let state = state.go(Phase::Checkpointing { plan: plan.clone(), step }, state.since);
     let seen = everything(&state.phase);

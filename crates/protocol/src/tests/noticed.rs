@@ -59,7 +59,10 @@ fn a_late_message_takes_the_checkpoint_with_it() {
         let at = &state.phase;
         let quiet = matches!(
             at,
-            Phase::Checkpointing { step: CutStep::Quiesce(_) | CutStep::Freeze { .. }, .. }
+            Phase::Checkpointing {
+                step: CutStep::Quiesce(_) | CutStep::Arm { .. } | CutStep::Freeze { .. },
+                ..
+            }
         );
         // The source is still there to take it: once more.
         let recalled =
@@ -237,6 +240,7 @@ fn the_queue_is_fed_through_the_gate_before_its_own_bindings_go() {
             &["pre-pull"][..],
             &["declare-exchange"; 3],
             &["declare-side-queue"; 3],
+            &["declare-waiting-queue"],
             &["bind-queue"; 4],
             &["bind-exchange", "unbind-queue"],
         ]

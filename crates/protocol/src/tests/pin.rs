@@ -69,7 +69,7 @@ fn pinning(seen: &Observation) -> Phase {
     let phase = Phase::Finalizing {
         plan: plan(),
         taken: Taken {
-            cuts: Some(Cuts { a: Time(0), b: Time(0) }),
+            cuts: Some(Cuts { a: Time(0), b: Time(0), armed: None }),
             whole_until: None,
             archive: Archive { path: "/a.tar".into(), millis: 1 },
             pause_ms: 1,

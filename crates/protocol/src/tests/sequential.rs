@@ -226,7 +226,7 @@ fn in_mode_park_the_copy_finds_the_order_to_go_on() {
     let Some(Phase::Completed { plan, .. }) = states.last().map(|s| &s.phase) else {
         panic!("did not complete: {:?}", states.last())
     };
-    let order = |pod: &str, control| Effect::Order(Order { pod: pod.to_owned(), control });
+    let order = |pod: &str, control| Effect::Order(Order::new(pod, control));
     let at = |wanted: &Effect| effects.iter().position(|effect| effect == wanted);
     let deleted = at(&Effect::Vacate).expect("it makes room");
     let told = at(&order(&plan.target_pod, Control::EndReplay)).expect("it is told");

@@ -46,6 +46,9 @@ pub fn settings() -> Settings {
     }
 }
 
+/// The order that wakes the source waits for so long.
+pub const WAKE: u64 = 1;
+
 /// Longest catch-up.
 pub const CUTOFF: u64 = 1;
 
@@ -70,8 +73,14 @@ pub fn tick(state: &mut State) {
             CutStep::Drain(cuts)
             | CutStep::Recall(cuts)
             | CutStep::Quiesce(cuts)
+            | CutStep::Arm { cuts, .. }
             | CutStep::Freeze { cuts, .. }
-            | CutStep::Continue { cuts, .. } => grow_older(&mut cuts.b, SETTLE),
+            | CutStep::Continue { cuts, .. } => {
+                grow_older(&mut cuts.b, SETTLE);
+                if let Some(armed) = &mut cuts.armed {
+                    grow_older(armed, WAKE);
+                }
+            }
             CutStep::Install
             | CutStep::CutA
             | CutStep::CutB { .. }
@@ -96,6 +105,17 @@ fn cuts(phase: &mut Phase) -> Option<&mut Cuts> {
     }
 }
 
+/// Whether an order that waits may have waited long enough. The protocol goes on from the steps that look at
+/// their clock only when it can't have; from all others at any moment.
+pub fn may_wake(state: &State) -> bool {
+    match &state.phase {
+        Phase::Checkpointing {
+            step: CutStep::Arm { cuts, .. } | CutStep::Recall(cuts), ..
+        } => cuts.armed.is_none_or(|armed| NOW.since(armed) >= WAKE),
+        _ => true,
+    }
+}
+
 /// Forgets what is stored for the record only, so that situations that go on alike are alike.
 pub fn forget(state: &mut State) {
     state.timings.clear();
@@ -106,7 +126,9 @@ pub fn forget(state: &mut State) {
     match &mut state.phase {
         Phase::Checkpointing { step, .. } => match step {
             CutStep::Drain(cuts) | CutStep::Recall(cuts) | CutStep::Quiesce(cuts) => cuts.a = NOW,
-            CutStep::Freeze { cuts, quiesced } | CutStep::Continue { cuts, quiesced, .. } => {
+            CutStep::Arm { cuts, quiesced }
+            | CutStep::Freeze { cuts, quiesced }
+            | CutStep::Continue { cuts, quiesced, .. } => {
                 (cuts.a, *quiesced) = (NOW, NOW);
             }
             CutStep::CutB { cut_a } => *cut_a = NOW,

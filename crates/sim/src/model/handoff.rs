@@ -14,7 +14,7 @@ use super::clock;
 use super::operator::{Constants, act, begin, cuts, private};
 use super::oracle;
 use super::situation::{Operator, Record, Situation, Who};
-use super::wire::{Body, Place, Wire};
+use super::wire::{Body, NAMES, Place, Wire};
 
 /// What happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub enum Event {
     Crash { long: bool },
     /// Time passes.
     Tick,
+    /// The order that wakes the source has waited long enough.
+    Wake,
     /// A container begins to run.
     Start(Who),
     /// A pod that is being deleted is gone.
@@ -203,6 +205,8 @@ impl Model for Handoff {
             .extend(now.trailing.keys().map(|&(publisher, place)| Event::Arrive(publisher, place)));
         Self::copy(now, Who::Source, events);
         Self::copy(now, Who::Target, events);
+        let waits = now.wire.counts(&NAMES.wake).is_some_and(|counts| counts.ready > 0);
+        events.extend((waits && clock::may_wake(&now.record.state)).then_some(Event::Wake));
         Self::misfortunes(now, events);
     }
 
@@ -237,6 +241,7 @@ impl Model for Handoff {
                 }
                 return (next != *now).then_some(next);
             }
+            Event::Wake => Arc::make_mut(&mut next.wire).wake(),
             Event::Start(who) => next.start(who),
             Event::Gone(who) => next.remove(who),
             Event::Abort => {

@@ -137,6 +137,7 @@ pub fn begin(mode: ReplayMode, remembers: bool) -> State {
         replicas: None,
         pin: Pin::No,
         cutoff_ms: clock::CUTOFF,
+        wake_after_ms: clock::WAKE,
     };
     State::new(NOW).go(Phase::Checkpointing { plan, step }, NOW)
 }
@@ -322,6 +323,7 @@ fn look(situation: &Situation, wanted: observation::Interest) -> BrokerView {
         bindings: wanted.bindings.then(|| wire.bindings()),
         park: counts(wanted.park, Place::Park),
         park2: counts(wanted.park2, Place::Park2),
+        wake: wanted.wake.then(|| wire.counts(&NAMES.wake)).flatten(),
         target_control: wanted.target_control.then(control).flatten(),
         consumers: None,
         primary_quiet: wanted.primary_quiet.then(|| wire.quiet(Place::Q)),

@@ -162,7 +162,12 @@ impl Wire {
             },
             Control::EndReplay => Body::Return,
         };
-        self.send(&control_queue(&order.pod), body)
+        self.send(&order.queue(), body)
+    }
+
+    /// An order that waits goes to its pod.
+    pub fn wake(&mut self) {
+        self.core.expire(&NAMES.wake);
     }
 
     /// One change of the topology; whether the broker did it. A move is one instant here.
@@ -181,6 +186,10 @@ impl Wire {
             }
             Topology::DeclareSideQueue { name } => {
                 core.declare_queue(client, name, QueueOptions::side())?;
+            }
+            Topology::DeclareWaitingQueue { name, pod, after_ms } => {
+                let options = QueueOptions::waiting(&control_queue(pod), *after_ms);
+                core.declare_queue(client, name, options)?;
             }
             Topology::DeclareControlQueue { name, .. } => {
                 core.declare_queue(client, name, QueueOptions::durable(Kind::Classic))?;
@@ -260,7 +269,7 @@ impl Wire {
     pub fn left(&self) -> Vec<&'static str> {
         let exchanges = NAMES.exchanges().into_iter();
         let exchanges = exchanges.filter(|name| self.core.exchange_kind(name).is_some());
-        let queues = NAMES.side_queues().into_iter();
+        let queues = NAMES.side_queues();
         exchanges.chain(queues.filter(|name| self.core.queue(name).is_some())).collect()
     }
 
@@ -271,7 +280,8 @@ impl Wire {
         use std::hash::Hash as _;
         let controls = pods.map(control_queue);
         let queues = PLACES.iter().map(|place| place.name());
-        for name in queues.chain(controls.iter().map(String::as_str)) {
+        let orders = controls.iter().chain([&NAMES.wake]).map(String::as_str);
+        for name in queues.chain(orders) {
             self.core.queue(name).is_some().hash(hasher);
             hasher.write_u8(0xfe);
             self.core.held(name).for_each(|(_, body, _)| body.hash(hasher));

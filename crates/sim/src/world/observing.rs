@@ -110,6 +110,7 @@ impl World {
             s2: counts(wanted.s2, &names.s2)?,
             park: counts(wanted.park, &names.park)?,
             park2: counts(wanted.park2, &names.park2)?,
+            wake: counts(wanted.wake, &names.wake)?,
             ..BrokerView::default()
         };
         if let Some(plan) = plan.filter(|_| wanted.target_control) {

@@ -9,7 +9,7 @@ use shadow_broker::memory::{moving, topology};
 use shadow_protocol::broker::{Binding, Order, Topology};
 use shadow_protocol::decide::decide;
 use shadow_protocol::effect::Effect;
-use shadow_protocol::names::{control_queue, lock_queue};
+use shadow_protocol::names::lock_queue;
 use shadow_protocol::observation::{BrokerView, Observation, Trouble};
 use shadow_protocol::phase::{Phase, State};
 use shadow_protocol::spec::Spec;
@@ -185,11 +185,15 @@ impl World {
         publisher: ConnectionId,
         order: &Order,
     ) -> Result<Outcome, Trouble> {
-        let queue = control_queue(&order.pod);
+        let queue = order.queue();
         let message = Message::Order(Arc::new(order.control.clone()));
         match self.broker.publish(publisher, Publish::one("", &queue, message)) {
             Ok(Published::Arrived(1..)) => {
-                self.ordered(&order.pod);
+                let waits = self.broker.queue(&queue).and_then(|it| it.expiry.as_ref());
+                match waits.map(|expiry| expiry.after) {
+                    Some(after) => self.at(after, Event::Expired(order.pod.clone())),
+                    None => self.ordered(&order.pod),
+                }
                 Ok(Outcome::Done)
             }
             Ok(Published::Blocked) => Ok(Outcome::Unread),

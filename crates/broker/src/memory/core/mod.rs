@@ -9,14 +9,15 @@
 //! | when publishes that are routed already arrive | [`Broker::publish_trailing`], [`Broker::flush`], [`Broker::flush_into`] |
 //! | when a transaction arrives | [`Broker::commit`] |
 //! | when a quorum queue can't be asked | [`Broker::set_blind`] |
+//! | when a message has waited long enough | [`Broker::expire`], or [`Broker::advance`] |
 //!
 //! Messages are counted, not enumerated: a queue holds [runs](message::Content), so a backlog of a
 //! million messages of one publisher is one entry.
 //!
 //! **What differs from `RabbitMQ`.** Each consumer has a channel of its own, so a refusal never
 //! disturbs another one. All messages are persistent. There is no `basic.get`, no
-//! consumer without acknowledgements or alone on its queue, no auto-delete, no dead-lettering,
-//! TTL, length limit or priority queue, no stream, no policy; an argument that asks for one is
+//! consumer without acknowledgements or alone on its queue, no auto-delete, dead-lettering and TTL
+//! only as [`QueueOptions::waiting`] has them, and of a queue without consumers, no length limit or priority queue, no stream, no policy; an argument that asks for one is
 //! recorded, not obeyed. Transactions cover publishes, not acknowledgements. The lists of consumers
 //! and bindings are live, where the real management API's lag. The broker is one node.
 
@@ -39,7 +40,7 @@ pub use consumer::{ConsumeOptions, ConsumerView, Delivery};
 pub use exchange::{Destination, ExchangeKind, ExchangeOptions};
 pub use message::{Content, Serial};
 pub use publish::{Publish, Published};
-pub use queue::{Kind, QueueOptions};
+pub use queue::{Expiry, Kind, QueueOptions};
 pub use refusal::{Object, Refusal};
 pub use statistics::{Figures, Settings};
 

@@ -112,7 +112,7 @@ impl<M: Content> Broker<M> {
     fn arrive(&mut self, routed: &Routed<M>) {
         for name in &routed.queues {
             if let Some(queue) = self.queues.get_mut(name) {
-                queue.enqueue(routed.first.clone(), routed.count);
+                queue.enqueue(routed.first.clone(), routed.count, self.now);
                 self.feed(name);
             }
         }

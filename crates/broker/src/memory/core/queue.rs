@@ -1,5 +1,7 @@
 //! Queues.
 
+use std::collections::VecDeque;
+
 use super::message::{Content, Ready, Run};
 use super::statistics::Emissions;
 use super::{ConnectionId, ConsumerId, Name};
@@ -31,8 +33,19 @@ pub struct QueueOptions {
     /// `x-delivery-limit`, of quorum queues: a message that has come back more often is dropped;
     /// negative: never, but then returned messages go to the back. Absent: 20.
     pub delivery_limit: Option<i64>,
+    /// A message that has waited so long goes to another queue, by the default exchange.
+    pub expiry: Option<Expiry>,
     /// All arguments, for who asks; canonical JSON text.
     pub arguments: Name,
+}
+
+/// `x-message-ttl` with a dead letter routing key, the default exchange's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Expiry {
+    /// How long a message waits, in milliseconds.
+    pub after: u64,
+    /// The queue it goes to then.
+    pub to: Name,
 }
 
 impl QueueOptions {
@@ -44,6 +57,7 @@ impl QueueOptions {
             exclusive: false,
             single_active: false,
             delivery_limit: None,
+            expiry: None,
             arguments: Name::from(""),
         }
     }
@@ -52,6 +66,11 @@ impl QueueOptions {
     pub fn side() -> Self {
         let delivery_limit = Some(i64::from(i32::MAX));
         Self { single_active: true, delivery_limit, ..Self::durable(Kind::Quorum) }
+    }
+
+    /// As a migration's queue in which an order waits before it goes to the queue `to`.
+    pub fn waiting(to: &str, after: u64) -> Self {
+        Self { expiry: Some(Expiry { after, to: to.into() }), ..Self::durable(Kind::Quorum) }
     }
 
     /// As a migration's lock.
@@ -72,6 +91,8 @@ pub(super) struct Queue<M> {
     pub(super) active: Option<ConsumerId>,
     next_position: u64,
     pub(super) totals: Totals,
+    /// When the ready messages have waited long enough, in order; only where they do.
+    pub(super) expires: VecDeque<u64>,
     /// Beyond the delivery limit.
     pub(super) dropped: u64,
     pub(super) emissions: Emissions,
@@ -89,6 +110,7 @@ impl<M: Content> Queue<M> {
             active: None,
             next_position: 0,
             totals: Totals::default(),
+            expires: VecDeque::new(),
             dropped: 0,
             emissions: Emissions::default(),
             blind: false,
@@ -96,8 +118,12 @@ impl<M: Content> Queue<M> {
     }
 
     /// New messages at the end.
-    pub(super) fn enqueue(&mut self, first: M, count: u64) {
+    pub(super) fn enqueue(&mut self, first: M, count: u64, now: u64) {
         self.totals.routed += count;
+        if let Some(expiry) = &self.options.expiry {
+            let until = now.saturating_add(expiry.after);
+            self.expires.extend((0..count).map(|_| until));
+        }
         self.append(Run { first, count, returns: 0 });
     }
 
@@ -135,6 +161,7 @@ impl<M: Content> Queue<M> {
 
     /// Drops what is ready.
     pub(super) fn purge(&mut self) -> u64 {
+        self.expires.clear();
         std::mem::take(&mut self.ready).count()
     }
 }

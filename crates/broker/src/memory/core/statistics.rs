@@ -5,6 +5,8 @@ use std::ops::AddAssign as _;
 
 use shadow_protocol::broker::{Counts, Totals};
 
+use super::message::Content;
+use super::queue::Queue;
 use super::{Broker, Kind, Name, Refusal};
 
 /// How time moves the figures.
@@ -46,7 +48,7 @@ pub(super) struct Emissions {
     collected: Option<Figures>,
 }
 
-impl<M> Broker<M> {
+impl<M: Content> Broker<M> {
     /// Time is `now` milliseconds by now: figures are emitted and collected as they are due. The
     /// state does not change within the leap, so of a long one only the end counts.
     pub fn advance(&mut self, now: u64) {
@@ -54,6 +56,7 @@ impl<M> Broker<M> {
         let enough = (emit_every + collect_every).saturating_mul(3);
         let mut at = self.now.max(now.saturating_sub(enough));
         self.now = self.now.max(now);
+        self.expire_all();
         let next =
             |at: u64, every: u64| (at.checked_div(every)?).checked_add(1)?.checked_mul(every);
         loop {
@@ -70,6 +73,37 @@ impl<M> Broker<M> {
                 self.emit_all();
             }
             at = tick;
+        }
+    }
+
+    fn expire_all(&mut self) {
+        let due = |queue: &Queue<M>| queue.expires.front().is_some_and(|at| *at <= self.now);
+        let waited = self.queues.iter().filter(|(_, queue)| due(queue));
+        let names: Vec<Name> = waited.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            while self
+                .queues
+                .get(&name)
+                .is_some_and(|queue| queue.expires.front().is_some_and(|at| *at <= self.now))
+            {
+                self.expire(&name);
+            }
+        }
+    }
+
+    /// The first message of a queue has waited long enough, whatever the time is: it goes where they go
+    /// then, or is lost if there is no such queue.
+    pub fn expire(&mut self, name: &str) {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        let Some(to) = queue.options.expiry.as_ref().map(|expiry| expiry.to.clone()) else {
+            return;
+        };
+        queue.expires.pop_front();
+        let Some((_, run)) = queue.ready.pop(1) else { return };
+        let now = self.now;
+        if let Some(next) = self.queues.get_mut(&to) {
+            next.enqueue(run.first, 1, now);
+            self.feed(&to);
         }
     }
 
@@ -103,7 +137,9 @@ impl<M> Broker<M> {
             queue.emissions.collected = queue.emissions.emitted;
         }
     }
+}
 
+impl<M> Broker<M> {
     /// What the management API's statistics say of a queue; nothing before the first emission was
     /// collected.
     pub fn statistics(&self, queue: &str) -> Result<Option<Figures>, Refusal> {
