@@ -44,15 +44,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         println!("{HEADER}");
         let (mut tried, mut good) = (0, 0);
         for trial in trials {
-            let known = rows.iter().any(|row| row.key() == trial.key() && row.is_good());
-            if !title(&trial.key()).contains(&arguments.filter) || known && !arguments.again {
+            let passed = |row: &Row| row.key() == trial.key() && row.is_good();
+            let known = !arguments.again && !arguments.cut && rows.iter().any(passed);
+            if !title(&trial.key()).contains(&arguments.filter) || known {
                 continue;
             }
             let row = attempt(&trial, &mut stage, &rows).await;
             print(&row);
             tried += 1;
             good += usize::from(row.is_good());
-            rows.retain(|it| it.key() != row.key());
+            rows.retain(|it| arguments.cut || it.key() != row.key());
             rows.push(row);
             scenario::write(&rows, &file)?;
         }

@@ -201,8 +201,9 @@ struct Remains<'a> {
 
 impl<'a> Remains<'a> {
     fn tidy(&self, chores: &mut Chores) {
-        if let Some(warning) = self.hands_off() {
-            chores.warnings.push(warning);
+        let hands_off = self.hands_off();
+        if !hands_off.is_empty() {
+            chores.warnings.extend(hands_off);
             return;
         }
         let feed = self.give_back();
@@ -228,20 +229,23 @@ impl<'a> Remains<'a> {
     }
 
     /// Why nothing of it may be touched.
-    fn hands_off(&self) -> Option<Warning> {
+    fn hands_off(&self) -> Vec<Warning> {
         let Facts { primary, there, held, .. } = *self.facts;
-        let consumers = |queue: &String| held.get(queue).map_or(0, |held| held.consumers);
-        let used = self.queues().into_iter().find(|queue| consumers(queue) > 0);
-        if let Some(queue) = used {
-            let (consumers, queue) = (consumers(queue), queue.clone());
-            return Some(Warning::InUse { queue, consumers });
+        let used = |queue: &String| {
+            let consumers = held.get(queue).map_or(0, |held| held.consumers);
+            (consumers > 0).then(|| Warning::InUse { queue: queue.clone(), consumers })
+        };
+        // After the first hop of two there may be two copies, each on its own.
+        let used: Vec<Warning> = self.queues().into_iter().filter_map(used).collect();
+        if !used.is_empty() {
+            return used;
         }
         let foreign = |link: &&Link| self.is_made(&link.binding.source) && self.is_foreign(link);
         if let Some(link) = self.links().find(foreign) {
             let (exchange, to) = (link.binding.source.clone(), link.to.clone());
-            return Some(Warning::Foreign { exchange, to });
+            return vec![Warning::Foreign { exchange, to }];
         }
-        (!there).then(|| Warning::NoPrimary { primary: primary.to_owned() })
+        (!there).then(|| Warning::NoPrimary { primary: primary.to_owned() }).into_iter().collect()
     }
 
     /// `Q` gets what the gates get: from each gate first, which ends the feed of the queue that stands in for

@@ -14,7 +14,7 @@ use run::{Case, Outcome, run};
 use serde_json::json;
 use shadow_sim::scenario::WorldFault;
 use shadow_sim::shop::campaign::ordinary;
-use shadow_sim::shop::plan::Fault;
+use shadow_sim::shop::plan::{Fault, Plan};
 
 /// Rights that no run in memory uses, and where they are used.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -42,6 +42,10 @@ const IN_THE_LOG: &[&str] = &[
     "list jobs",
     "list nodes",
     "list replicasets",
+    "list deployments",
+    "list podtemplates",
+    "list validatingadmissionpolicies",
+    "list validatingadmissionpolicybindings",
     "create events",
     "create leases in ms2m-system",
     "get leases in ms2m-system",
@@ -79,6 +83,7 @@ fn all_cases() -> Vec<Case> {
             ..Case::new("time to live", of("bare").plan)
         },
         pinned.clone(),
+        Case::new("janitor", Plan { janitor: true, ..of("bare").plan }),
         Case::new("another leads", of("bare").plan).with(Fault::Isolated(4_000, 6_000)),
     ];
     let back = [pinned, of("sequential"), of("shrinking"), of("fence")];
@@ -173,7 +178,7 @@ fn without_any_one_of_them_it_is_said_and_nothing_is_half_moved() {
             scope.spawn(move || {
                 let whole = run(case, role, None);
                 // What the operator itself is in need of is so in every case.
-                let own = ["bare", "another leads"].contains(&case.name);
+                let own = ["bare", "another leads", "janitor"].contains(&case.name);
                 let tried = |right: &&Right| own || !IN_THE_LOG.contains(&right.short().as_str());
                 for right in whole.used.iter().filter(tried) {
                     let outcome = run(case, role, Some(right));
