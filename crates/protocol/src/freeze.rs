@@ -4,20 +4,12 @@
 const AT_LEAST_MS: u64 = 350;
 /// Bytes that CRIU writes in a millisecond. *[measured on the lab: 256 MB in 1.3 s]*
 const BYTES_PER_MS: u64 = 200_000;
-/// An operator that has died is followed by another within less than this. *[measured on the lab: 5 s]*
-const SUCCEEDED_MS: u64 = 8_000;
 /// Assumed where the kubelet does not say how much memory a container has.
 const UNKNOWN_BYTES: u64 = 256_000_000;
 
 /// How long the checkpoint of a container with so much memory stops it, in milliseconds.
 pub fn predicted_ms(memory_bytes: Option<u64>) -> u64 {
     AT_LEAST_MS + memory_bytes.unwrap_or(UNKNOWN_BYTES) / BYTES_PER_MS
-}
-
-/// How long a source stands still for its checkpoint, at the most, in milliseconds: until then another operator
-/// has taken the place of one that is gone, and the checkpoint is taken with time to spare.
-pub fn wake_after_ms(memory_bytes: Option<u64>) -> u64 {
-    SUCCEEDED_MS + 2 * predicted_ms(memory_bytes)
 }
 
 /// A container's liveness probe, with the defaults of Kubernetes filled in.

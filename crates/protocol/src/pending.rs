@@ -177,7 +177,7 @@ fn alone(
         mode: ReplayMode::Alone,
         mode_reason: "there is no messageQueueConfig".to_owned(),
         cutoff_ms: spec.cutoff_ms,
-        wake_after_ms: freeze::wake_after_ms(preflight.memory_bytes),
+        wake_after_ms: settings.wake_ms + 2 * freeze::predicted_ms(preflight.memory_bytes),
     })
 }
 

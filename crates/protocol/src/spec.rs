@@ -105,6 +105,10 @@ pub struct Settings {
     pub park_pause_ms: u64,
     /// How long the broker's statistics may lag, in milliseconds.
     pub statistics_ms: u64,
+    /// A source that stands still for its checkpoint goes on by itself when nobody has told it to for twice the
+    /// predicted time and this, in milliseconds: until then another operator has taken the place of one that is
+    /// gone. *[measured on the lab: in less than 5 s]*
+    pub wake_ms: u64,
     /// The operator's admission is there, which strategy Sequential needs.
     pub admission: bool,
     /// Deadlines of the waits.
@@ -148,6 +152,7 @@ impl Default for Settings {
             overlap_ms: 1_500,
             park_pause_ms: 15_000,
             statistics_ms: 6_000,
+            wake_ms: 8_000,
             admission: false,
             deadlines: Deadlines {
                 preflight: 15_000,

@@ -207,10 +207,12 @@ fn worked_off(
         Undo::Refeed => way.to(Undo::Settle),
         Undo::Settle if !way.alone && none(side) && !drained(side) => way.to(Undo::Rework),
         Undo::Settle if settled && way.alone => way.to(Undo::MoveRest),
-        Undo::Settle if settled && drained(side) => way.to(Undo::Return),
+        // Nobody consumes `Q` meanwhile.
+        Undo::Settle if ebbed && !way.alone && drained(side) => way.to(Undo::Return),
         // What came after the settling time would be deleted with the side queue: back to it.
         Undo::Return if none(side) && !drained(side) => way.to(Undo::Rework),
-        Undo::Return if one(broker.primary) && idle(side) => way.to(Undo::Remove),
+        // What trails for longer is waited for in front of `Q`.
+        Undo::Return if one(broker.primary) && idle(side) && settled => way.to(Undo::Remove),
         Undo::Rework if one(side) => way.to(Undo::Settle),
         // It may have obeyed and then lost its connection, and its memory of the order with it.
         Undo::Settle => Next::Wait(POLL, format!("source pod {source} to work off its side queue")),

@@ -33,10 +33,12 @@ pub enum Mutant {
     EarlyCommit,
     /// Rolled back without proving the target gone.
     UndeadTarget,
+    /// A source that has gone on by itself is believed to stand still.
+    WakeIgnored,
 }
 
 /// All of them.
-pub const MUTANTS: [Mutant; 10] = [
+pub const MUTANTS: [Mutant; 11] = [
     Mutant::ConsumedMeanwhile,
     Mutant::WaitingForgotten,
     Mutant::TargetStarves,
@@ -47,6 +49,7 @@ pub const MUTANTS: [Mutant; 10] = [
     Mutant::NoSettle,
     Mutant::EarlyCommit,
     Mutant::UndeadTarget,
+    Mutant::WakeIgnored,
 ];
 
 impl Mutant {
@@ -85,24 +88,39 @@ impl Mutant {
                 broker.primary = Some(Counts::default());
                 broker.park = Some(Counts { ready: 0, consumers: 1 });
             }
-            Mutant::StatisticsBelieved if cut(|s| matches!(s, CutStep::Freeze { .. })) => {
+            Mutant::StatisticsBelieved
+                if cut(|s| matches!(s, CutStep::Arm { .. } | CutStep::Freeze { .. })) =>
+            {
                 broker.s1 = Some(Counts::default());
                 broker.park = Some(Counts { ready: 0, consumers: 1 });
             }
             Mutant::ConsumedMeanwhile
-                if cut(|s| matches!(s, CutStep::Quiesce(_) | CutStep::Freeze { .. })) =>
+                if cut(|s| {
+                    matches!(s, CutStep::Quiesce(_) | CutStep::Arm { .. } | CutStep::Freeze { .. })
+                }) =>
             {
                 broker.park = Some(Counts { ready: 0, consumers: 1 });
             }
             Mutant::NotParked
                 if cut(|s| {
-                    matches!(s, CutStep::Drain(_) | CutStep::Quiesce(_) | CutStep::Freeze { .. })
+                    matches!(
+                        s,
+                        CutStep::Drain(_)
+                            | CutStep::Quiesce(_)
+                            | CutStep::Arm { .. }
+                            | CutStep::Freeze { .. }
+                    )
                 }) =>
             {
                 let consumers = u32::from(cut(|s| matches!(s, CutStep::Drain(_))));
                 broker.s1 = Some(Counts { ready: 0, consumers });
                 broker.park = Some(Counts { ready: 0, consumers: 1 });
                 broker.s1_empty = Some(Emptiness::Proved);
+            }
+            Mutant::WakeIgnored if cut(|s| matches!(s, CutStep::Freeze { .. })) => {
+                broker.s1 = Some(Counts::default());
+                broker.park = Some(Counts { ready: 0, consumers: 1 });
+                broker.wake = Some(Counts { ready: 1, consumers: 0 });
             }
             Mutant::NoSettle if phase.taken().is_some() => {
                 broker.s1 = Some(Counts::default());

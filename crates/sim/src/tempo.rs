@@ -48,6 +48,7 @@ impl Tempo {
                 overlap_ms: 30,
                 park_pause_ms: 500,
                 statistics_ms: 100,
+                wake_ms: 0,
                 admission: true,
                 deadlines: Deadlines {
                     preflight: 3_000,

@@ -88,6 +88,7 @@ impl Sample {
             Step::Drain => cut(CutStep::Drain(CUTS)),
             Step::Recall => cut(CutStep::Recall(CUTS)),
             Step::Quiesce => cut(CutStep::Quiesce(CUTS)),
+            Step::Arm => cut(CutStep::Arm { cuts: CUTS, quiesced: ZERO }),
             Step::Freeze => cut(CutStep::Freeze { cuts: CUTS, quiesced: ZERO }),
             Step::Continue => {
                 cut(CutStep::Continue { cuts: CUTS, quiesced: ZERO, archive: archive() })
@@ -167,7 +168,7 @@ impl Sample {
     }
 }
 
-const CUTS: Cuts = Cuts { a: ZERO, b: ZERO };
+const CUTS: Cuts = Cuts { a: ZERO, b: ZERO, armed: None };
 
 fn archive() -> Archive {
     Archive { path: String::new(), millis: 0 }
@@ -203,6 +204,7 @@ fn plan(mode: ReplayMode, strategy: Strategy, owner: Owner) -> Plan {
             s2: "S2".to_owned(),
             park: "park.1".to_owned(),
             park2: "park.2".to_owned(),
+            wake: "wake".to_owned(),
         },
         source_pod: source_pod.to_owned(),
         source_uid: String::new(),
@@ -226,5 +228,6 @@ fn plan(mode: ReplayMode, strategy: Strategy, owner: Owner) -> Plan {
         replicas: leaves.then_some(1),
         pin: Pin::No,
         cutoff_ms: 0,
+        wake_after_ms: 8_000,
     }
 }

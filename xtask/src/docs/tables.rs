@@ -37,6 +37,7 @@ fn ways(step: Step) -> &'static [Way] {
         | Step::Drain
         | Step::Recall
         | Step::Quiesce
+        | Step::Arm
         | Step::Freeze
         | Step::Continue
         | Step::Replaying

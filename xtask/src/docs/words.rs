@@ -28,11 +28,13 @@ fn effect_words(effect: &Effect) -> (String, String) {
     match effect {
         Effect::Lock => whole("take the lock"),
         Effect::Topology(change) => topology(change),
-        Effect::Order(Order { pod, control: Control::StartReplay { queue, .. } }) => {
-            (format!("`START_REPLAY`{{{queue}}} to {pod}"), String::new())
-        }
-        Effect::Order(Order { pod, control: Control::EndReplay }) => {
-            (format!("`END_REPLAY` to {pod}"), String::new())
+        Effect::Order(Order { pod, control, waits_in }) => {
+            let order = match control {
+                Control::StartReplay { queue, .. } => format!("`START_REPLAY`{{{queue}}}"),
+                Control::EndReplay => "`END_REPLAY`".to_owned(),
+            };
+            let by = waits_in.as_ref().map(|wait| format!(" by way of {}", queue(wait)));
+            (format!("{order} to {pod}{}", by.unwrap_or_default()), String::new())
         }
         Effect::Checkpoint => whole("ask the kubelet for the checkpoint"),
         Effect::PrePull => whole("have the workload's image pulled on the target node"),
@@ -69,9 +71,9 @@ fn effect_words(effect: &Effect) -> (String, String) {
 fn topology(change: &Topology) -> (String, String) {
     let feed = |to: &str, from: &Binding| format!("{}→{}", queue(to), queue(&from.source));
     let (verb, object) = match change {
-        Topology::DeclareExchange { name, .. } | Topology::DeclareSideQueue { name } => {
-            ("declare", name.clone())
-        }
+        Topology::DeclareExchange { name, .. }
+        | Topology::DeclareSideQueue { name }
+        | Topology::DeclareWaitingQueue { name, .. } => ("declare", name.clone()),
         Topology::DeclareControlQueue { name, .. } => ("declare and purge", queue(name)),
         Topology::BindQueue { queue, binding } => ("bind", feed(queue, binding)),
         Topology::UnbindQueue { queue, binding } => ("unbind", feed(queue, binding)),
@@ -93,6 +95,7 @@ fn queue(name: &str) -> String {
         ("ms2m.gate-2.".to_owned(), "second "),
         ("`Q`.ms2m-source.gate-2.".to_owned(), "second S"),
         ("`Q`.ms2m-park.gate-2.".to_owned(), "second park."),
+        ("`Q`.ms2m-wake.gate-2.1".to_owned(), "second wake"),
     ];
     let known = known.iter().find_map(|(prefix, words)| Some((words, name.strip_prefix(prefix)?)));
     known.map_or_else(|| name.to_owned(), |(words, rest)| format!("{words}{rest}"))
@@ -108,6 +111,7 @@ pub fn interest(interest: Interest) -> String {
         bindings,
         park,
         park2,
+        wake,
         target_control,
         consumers,
         primary_quiet,
@@ -128,6 +132,7 @@ pub fn interest(interest: Interest) -> String {
         (s2, "S2"),
         (park, "park.1"),
         (park2, "park.2"),
+        (wake, "wake"),
         (target_control, "the target's control queue"),
         (bindings, "bindings of `Q`"),
         (consumers, "who consumes `Q`"),

@@ -104,7 +104,7 @@ fn the_target_is_proved_gone_first() {
 #[test]
 fn each_step_goes_on_only_when_its_promise_is_true() {
     use Reached::{CutA, CutB, Parked, Rest};
-    let rows: [(Reached, Undo, u64, Spoil, &str); 55] = [
+    let rows: [(Reached, Undo, u64, Spoil, &str); 56] = [
         (CutA, Undo::WorkOff, EBB, |o| set(o, "Q", 0, 1), "Divert"),
         (CutA, Undo::WorkOff, EBB - 1, |o| set(o, "Q", 0, 1), "waits"),
         (CutA, Undo::WorkOff, EBB, |o| set(o, "Q", 1, 1), "waits"),
@@ -132,19 +132,20 @@ fn each_step_goes_on_only_when_its_promise_is_true() {
         (CutB, Undo::Purge, 0, |_| {}, "Refeed"),
         (CutB, Undo::Sweep, 0, |_| {}, "Unfeed"),
         (CutB, Undo::Refeed, 0, |_| {}, "Settle"),
-        (CutB, Undo::Settle, LINGER, |o| set(o, "S2", 0, 1), "Return"),
-        (CutB, Undo::Settle, LINGER - 1, |o| set(o, "S2", 0, 1), "waits"),
-        (CutB, Undo::Settle, LINGER, |o| set(o, "S2", 1, 1), "waits"),
+        (CutB, Undo::Settle, EBB, |o| set(o, "S2", 0, 1), "Return"),
+        (CutB, Undo::Settle, EBB - 1, |o| set(o, "S2", 0, 1), "waits"),
+        (CutB, Undo::Settle, EBB, |o| set(o, "S2", 1, 1), "waits"),
         (CutB, Undo::Settle, 0, |o| set(o, "S2", 1, 0), "Rework"),
         (CutB, Undo::Settle, 0, |o| set(o, "S1", 1, 0), "waits"),
         (CutA, Undo::Settle, 0, |o| set(o, "S1", 1, 0), "Rework"),
         (Rest, Undo::Settle, 0, |o| set(o, "S1", 1, 0), "Rework"),
         (CutB, Undo::Settle, OBEY, |o| set(o, "S2", 1, 1), "waits"),
-        (CutB, Undo::Return, 0, |o| set(o, "Q", 0, 1), "Remove"),
+        (CutB, Undo::Return, LINGER, |o| set(o, "Q", 0, 1), "Remove"),
+        (CutB, Undo::Return, LINGER - 1, |o| set(o, "Q", 0, 1), "waits"),
         (CutB, Undo::Return, 0, |_| {}, "waits"),
-        (CutB, Undo::Return, 0, without_side_queue, "Remove"),
-        (CutA, Undo::Return, 0, |o| (set(o, "Q", 0, 1), set(o, "S1", 0, 1)).0, "waits"),
-        (CutB, Undo::Return, 0, |o| (set(o, "Q", 0, 1), set(o, "S2", 0, 1)).0, "waits"),
+        (CutB, Undo::Return, LINGER, without_side_queue, "Remove"),
+        (CutA, Undo::Return, LINGER, |o| (set(o, "Q", 0, 1), set(o, "S1", 0, 1)).0, "waits"),
+        (CutB, Undo::Return, LINGER, |o| (set(o, "Q", 0, 1), set(o, "S2", 0, 1)).0, "waits"),
         (CutB, Undo::Return, 0, |o| (set(o, "Q", 0, 1), set(o, "S2", 1, 0)).0, "Rework"),
         (CutB, Undo::Return, OBEY, |_| {}, "again"),
         (CutB, Undo::Rework, 0, |o| set(o, "S2", 0, 1), "Settle"),

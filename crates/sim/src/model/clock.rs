@@ -29,6 +29,7 @@ pub fn settings() -> Settings {
         overlap_ms: EBB,
         park_pause_ms: 0,
         statistics_ms: EBB,
+        wake_ms: 0,
         admission: false,
         deadlines: Deadlines {
             preflight: SETTLE,

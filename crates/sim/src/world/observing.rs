@@ -190,7 +190,8 @@ impl World {
             claims: Some(Vec::new()),
             copy: Some(Ok(())),
             checks: Some(Ok(())),
-            memory_bytes: None,
+            // As soon woken as can be.
+            memory_bytes: Some(0),
             unready_siblings: 0,
         }
     }

@@ -91,7 +91,9 @@ impl World {
         self.log.note(self.now, || "the operator crashes".to_owned());
         self.abandon_session();
         self.operator = Operator { turn, calls, finished, running: true, ..Operator::default() };
-        let after = self.rng.u64(20..200);
+        // Now and then for so long that a source that stands still goes on by itself.
+        let after = if self.rng.u8(..4) == 0 { 200..2_000 } else { 20..200 };
+        let after = self.rng.u64(after);
         self.operate_in(after);
     }
 
