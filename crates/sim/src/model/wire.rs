@@ -7,6 +7,7 @@ use shadow_broker::memory::core::{
     Broker, ConnectionId, ConsumeOptions, ConsumerId, Content, Destination, ExchangeKind,
     ExchangeOptions, Kind, Publish, QueueOptions, Refusal,
 };
+use shadow_broker::memory::topology;
 use shadow_protocol::broker::{Binding, Counts, Emptiness, Order, Topology};
 use shadow_protocol::control::Control;
 use shadow_protocol::names::{Names, control_queue};
@@ -172,60 +173,12 @@ impl Wire {
 
     /// One change of the topology; whether the broker did it. A move is one instant here.
     pub fn change(&mut self, change: &Topology) -> bool {
-        self.carry_out(change).is_ok_and(|done| done)
-    }
-
-    fn carry_out(&mut self, change: &Topology) -> Result<bool, Refusal> {
-        let (core, client) = (&mut self.core, self.operator);
-        let queue_to = |name: &String| Destination::Queue(name.as_str().into());
-        let exchange_to = |name: &String| Destination::Exchange(name.as_str().into());
-        match change {
-            Topology::DeclareExchange { name, alternate } => {
-                let options = ExchangeOptions::internal(alternate.as_deref().map(Into::into));
-                core.declare_exchange(client, name, options)?;
-            }
-            Topology::DeclareSideQueue { name } => {
-                core.declare_queue(client, name, QueueOptions::side())?;
-            }
-            Topology::DeclareWaitingQueue { name, pod, after_ms } => {
-                let options = QueueOptions::waiting(&control_queue(pod), *after_ms);
-                core.declare_queue(client, name, options)?;
-            }
-            Topology::DeclareControlQueue { name, .. } => {
-                core.declare_queue(client, name, QueueOptions::durable(Kind::Classic))?;
-                core.purge(client, name)?;
-            }
-            Topology::BindQueue { queue, binding } => {
-                core.bind(client, &queue_to(queue), binding)?;
-            }
-            Topology::UnbindQueue { queue, binding } => {
-                core.unbind(client, &queue_to(queue), binding)?;
-            }
-            Topology::BindExchange { destination, binding } => {
-                core.bind(client, &exchange_to(destination), binding)?;
-            }
-            Topology::UnbindExchange { destination, binding } => {
-                core.unbind(client, &exchange_to(destination), binding)?;
-            }
-            Topology::DeleteExchange { name } => core.delete_exchange(client, name)?,
-            Topology::DeleteQueue { name } => {
-                if core.counts(name).is_some_and(|counts| counts.consumers > 0) {
-                    return Ok(false);
-                }
-                core.delete_queue(client, name, false)?;
-            }
-            Topology::Purge { queue } => {
-                core.purge(client, queue)?;
-            }
-            Topology::Move { from, to } => {
-                let left: Vec<Body> = core.ready(from).map(|(body, ..)| *body).collect();
-                if !left.is_empty() {
-                    core.purge(client, from)?;
-                }
-                return Ok(left.into_iter().all(|body| self.send(to, body)));
-            }
-        }
-        Ok(true)
+        let Topology::Move { from, to } = change else {
+            return topology::change(&mut self.core, self.operator, change).is_ok();
+        };
+        let left: Vec<Body> = self.core.ready(from).map(|(body, ..)| *body).collect();
+        let purged = left.is_empty() || self.core.purge(self.operator, from).is_ok();
+        purged && left.into_iter().all(|body| self.send(to, body))
     }
 
     // What can be seen.
