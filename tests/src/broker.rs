@@ -55,6 +55,13 @@ pub async fn delete_queue(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Drops what is ready in a queue.
+pub async fn purge(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
+    let path = format!("queues/{VHOST}/{name}/contents");
+    ask(cluster, "DELETE", &path).await.with_context(|| format!("purge queue {name}"))?;
+    Ok(())
+}
+
 /// Waits until `messages` wait in a queue.
 pub async fn wait_backlog(cluster: &Cluster, queue: &str, messages: u64) -> anyhow::Result<()> {
     let path = format!("queues/{VHOST}/{queue}?columns=messages_ready");

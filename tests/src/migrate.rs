@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures::StreamExt;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -91,6 +91,18 @@ pub async fn delete(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
         Ok(api.get_opt(name).await?.is_none().then_some(()))
     })
     .await
+}
+
+/// Deletes a migration and takes its finalizer away, as somebody does who will not wait.
+pub async fn remove_by_force(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
+    let api = migrations(cluster);
+    api.delete(name, &DeleteParams::default()).await?;
+    let patch = Patch::Merge(json!({ "metadata": { "finalizers": [] } }));
+    match api.patch(name, &PatchParams::default(), &patch).await {
+        // It had come to its end.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => Ok(other.map(drop)?),
+    }
 }
 
 /// Deletes all migrations.

@@ -54,6 +54,8 @@ pub enum Fault {
     SecretDeleted,
     /// Somebody deletes the migration.
     MigrationDeleted,
+    /// Somebody takes the migration's finalizer away and deletes it.
+    MigrationForced,
     /// The user says that it is enough.
     Aborted,
 }
@@ -93,6 +95,7 @@ impl Fault {
         ]);
         all.extend([
             Self::MigrationDeleted,
+            Self::MigrationForced,
             Self::Aborted,
             Self::ClockJumps(3_600),
             Self::ClockJumps(-3_600),
@@ -165,6 +168,7 @@ impl fmt::Display for Fault {
             Self::JobDeleted => write!(f, "Job deleted"),
             Self::SecretDeleted => write!(f, "Secret deleted for 10 s"),
             Self::MigrationDeleted => write!(f, "migration deleted"),
+            Self::MigrationForced => write!(f, "migration removed by force"),
             Self::Aborted => write!(f, "migration aborted"),
         }
     }

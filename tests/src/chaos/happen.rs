@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use super::fault::{End, Fault};
 use crate::cluster::{Cluster, wait_for};
-use crate::migrate::migrations;
+use crate::migrate::{self, migrations};
 
 const CONTROL: &str = "control";
 /// As long as systemd takes.
@@ -83,6 +83,10 @@ impl Scene {
             Fault::JobDeleted => self.delete_job().await,
             Fault::SecretDeleted => self.delete_secret().await,
             Fault::MigrationDeleted => self.delete_migration().await,
+            Fault::MigrationForced => {
+                let name = self.migration.as_ref().context("a migration")?;
+                migrate::remove_by_force(&self.cluster, name).await
+            }
             Fault::Aborted => self.abort().await,
         }
     }

@@ -162,6 +162,7 @@ impl Trial {
             Self::of(Fault::PowerOff(End::Target), Some("Restoring")),
             Self::of(Fault::RegistryFails, Some("Transferring")),
             Self::of(Fault::MigrationDeleted, Some("Checkpointing")),
+            Self::of(Fault::MigrationForced, Some("Restoring")),
         ];
         all.extend((0..soak.migrations).map(|nth| soak.trial(nth)));
         all

@@ -90,6 +90,7 @@ fn fault(rng: &mut fastrand::Rng) -> Fault {
         Fault::ProcessKilled(End::Target),
         Fault::PodDeleted(End::Target),
         Fault::MigrationDeleted,
+        Fault::MigrationForced,
         Fault::Aborted,
     ];
     all[rng.usize(..all.len())].clone()

@@ -64,7 +64,7 @@ fn ended_well(fault: &Fault, row: &Row) -> bool {
         "Completed" => true,
         "Failed" if row.message.starts_with("SourceLost") => fault.destroys(),
         "Failed" => row.undone,
-        "Gone" => *fault == Fault::MigrationDeleted,
+        "Gone" => matches!(fault, Fault::MigrationDeleted | Fault::MigrationForced),
         _ => false,
     }
 }

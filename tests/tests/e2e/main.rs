@@ -7,6 +7,7 @@ mod crashes;
 mod deployments;
 mod direct;
 mod doctor;
+mod janitor;
 mod moves;
 mod operators;
 mod queueless;
