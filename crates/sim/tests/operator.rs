@@ -170,7 +170,7 @@ fn an_object_that_is_removed_by_force_leaves_nothing_behind() {
     for (plan, step) in ordinary() {
         let whole = run(&plan).at;
         let mut ends = std::collections::BTreeMap::<String, u32>::new();
-        for at in (0..whole + 500).step_by(70 * step.div_ceil(3)) {
+        for at in (0..whole + 500).step_by(140 * step.div_ceil(3)) {
             *ends.entry(assert_clean(&with(&plan, Fault::Forced(at)))).or_default() += 1;
         }
         println!("{:?} {:?}: {ends:?}", plan.scenario.owner, plan.scenario.swap);
@@ -182,7 +182,7 @@ fn an_object_that_is_removed_by_force_leaves_nothing_behind() {
 #[test]
 fn one_of_the_same_name_does_not_meddle() {
     for (plan, step) in ordinary() {
-        for at in (0..run(&plan).at + 500).step_by(150 * step.div_ceil(3)) {
+        for at in (0..run(&plan).at + 500).step_by(300 * step.div_ceil(3)) {
             assert_clean(&with(&plan, Fault::Recreated(at)));
         }
     }
@@ -194,7 +194,7 @@ fn one_of_the_same_name_does_not_meddle() {
 fn what_a_migration_has_left_of_which_nobody_knows_is_tidied_up() {
     for (plan, step) in ordinary() {
         let plan = Plan { janitor: true, ..plan };
-        for at in (0..run(&plan).at + 500).step_by(70 * step.div_ceil(3)) {
+        for at in (0..run(&plan).at + 500).step_by(140 * step.div_ceil(3)) {
             assert_clean(&with(&plan, Fault::Abandoned(at)));
         }
     }
@@ -206,11 +206,11 @@ fn the_janitor_leaves_alone_who_is_at_work() {
     for (plan, step) in ordinary() {
         let plan = Plan { janitor: true, ..plan };
         assert_eq!(assert_clean(&plan), "Completed");
-        for nth in (0..run(&plan).requests).step_by(3 * step) {
+        for nth in (0..run(&plan).requests).step_by(6 * step) {
             let at = Call::Request(nth);
             assert_clean(&with(&plan, Fault::Killed { at, reaches: true, away: 7_000 }));
         }
-        for at in (0..run(&plan).at).step_by(350 * step) {
+        for at in (0..run(&plan).at).step_by(700 * step) {
             assert_clean(&with(&plan, Fault::Forced(at)));
             assert_clean(&with(&plan, Fault::World(at, WorldFault::SessionLost)));
         }

@@ -78,6 +78,9 @@ fn runtime(subject: &str, node: &Node) -> Finding {
             ),
             remedy,
         ),
+        // As long as the runtime does not answer.
+        _ if runtime.as_str().ends_with("://Unknown") => question
+            .unknown(&format!("{runtime}: its kubelet could not ask the runtime a moment ago").into()),
         _ => question.failure(format!("{runtime} is not known to restore checkpoints"), remedy),
     }
 }

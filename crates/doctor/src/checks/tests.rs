@@ -154,7 +154,7 @@ const CLUSTERS: [(&str, Spoil); 15] = [
     }),
 ];
 
-const NODES: [(&str, Spoil); 26] = [
+const NODES: [(&str, Spoil); 27] = [
     ("a node that is not Ready", |f| f.nodes[0].ready = false),
     ("the gate off", |f| f.nodes[0].gate = Ok(Some(false))),
     ("the gate off by default", |f| {
@@ -169,6 +169,7 @@ const NODES: [(&str, Spoil); 26] = [
     ("no agent", |f| f.nodes[0].agent = Ok(Agent::Absent)),
     ("an agent that is not Ready", |f| f.nodes[0].agent = Ok(Agent::Unready)),
     ("an old CRI-O", |f| f.nodes[0].runtime = "cri-o://1.24.1".into()),
+    ("a runtime that did not answer", |f| f.nodes[0].runtime = "cri-o://Unknown".into()),
     ("Docker", |f| f.nodes[0].runtime = "docker://27.0.1".into()),
     ("CRIU off in CRI-O", |f| crio_of(f).criu = Some(false)),
     ("a new CRI-O at its default", |f| f.nodes[0].runtime = "cri-o://1.36.6".into()),
