@@ -135,6 +135,9 @@ pub fn decide(
         None if hop::unheard(&state.phase, seen) => {
             Next::Wait(BLIND, "the source to return to the broker, or to be gone".to_owned())
         }
+        None if let Some(failure) = handoff::held_up(state, settings, seen, now) => {
+            Next::Fail(failure)
+        }
         None if let Some(next) = unwind::stuck(state, settings, seen, now) => next,
         None if todo.is_empty() || seen.acted.is_some() || state.phase == Phase::Pending => {
             step(spec, settings, state, seen, now)

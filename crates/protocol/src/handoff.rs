@@ -11,7 +11,7 @@ use crate::effect::Effect;
 use crate::hop;
 use crate::observation::{BrokerView, Interest, Observation, Owner, PrePull};
 use crate::park;
-use crate::phase::{CutStep, Cuts, Failure, ParkStep, Phase, Plan, Taken};
+use crate::phase::{CutStep, Cuts, Failure, ParkStep, Phase, Plan, State, Taken};
 use crate::remove::delete_queue;
 use crate::spec::Settings;
 use crate::time::Time;
@@ -419,6 +419,23 @@ fn frozen(
         _ if in_time(plan, cuts, now) => to(CutStep::Recall(cuts)),
         _ => woken(plan),
     }
+}
+
+/// The kubelet, or its runtime, can't be asked for the checkpoint, and the source stands still meanwhile: it is
+/// made whole, for nobody knows how long that will last.
+pub(crate) fn held_up(
+    state: &State,
+    settings: &Settings,
+    seen: &Observation,
+    now: Time,
+) -> Option<Failure> {
+    let Phase::Checkpointing { step: CutStep::Freeze { .. }, .. } = &state.phase else {
+        return None;
+    };
+    let trouble = seen.trouble.as_ref().filter(|_| seen.acted.is_none())?;
+    let (reason, message) = (&trouble.reason, &trouble.message);
+    let why = format!("{message}; its source does not stand still any longer for that");
+    (now.since(state.since) >= settings.kubelet_ms).then(|| Failure::new(reason, why))
 }
 
 /// The source is where nothing comes, and nothing has come to where it was.

@@ -109,6 +109,8 @@ pub struct Settings {
     /// predicted time and this, in milliseconds: until then another operator has taken the place of one that is
     /// gone. *[measured on the lab: in less than 5 s]*
     pub wake_ms: u64,
+    /// So long a source stands still for a kubelet that can't be asked for its checkpoint, in milliseconds.
+    pub kubelet_ms: u64,
     /// The operator's admission is there, which strategy Sequential needs.
     pub admission: bool,
     /// Deadlines of the waits.
@@ -153,6 +155,7 @@ impl Default for Settings {
             park_pause_ms: 15_000,
             statistics_ms: 6_000,
             wake_ms: 8_000,
+            kubelet_ms: 2_000,
             admission: false,
             deadlines: Deadlines {
                 preflight: 15_000,

@@ -49,6 +49,7 @@ impl Tempo {
                 park_pause_ms: 500,
                 statistics_ms: 100,
                 wake_ms: 0,
+                kubelet_ms: 200,
                 admission: true,
                 deadlines: Deadlines {
                     preflight: 3_000,

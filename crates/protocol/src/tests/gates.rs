@@ -4,7 +4,7 @@ use super::asked::asked;
 use super::{drive, everything, spec};
 use crate::broker::{Counts, Emptiness};
 use crate::decide::decide;
-use crate::observation::{Observation, Owner, PrePull};
+use crate::observation::{Observation, Owner, PrePull, Trouble};
 use crate::phase::{CutStep, Cuts, Phase, Plan, State};
 use crate::spec::Settings;
 use crate::time::Time;
@@ -240,4 +240,21 @@ fn the_pause_is_counted_from_the_order_to_stand_still() {
     let now = Time(state.since.0 + 40);
     let next = decide(&spec(), &Settings::default(), &state, &seen, now).state.phase;
     assert_eq!(next.taken().map(|taken| taken.pause_ms), Some(340));
+}
+
+#[test]
+fn a_kubelet_that_can_t_be_asked_is_not_waited_for_long() {
+    let state = at("Freeze");
+    let message = "ask the kubelet: connection refused".to_owned();
+    let trouble = Trouble { reason: "CheckpointFailed".to_owned(), message, permanent: false };
+    let after = |waited: u64, acted: Option<Time>| {
+        let seen = everything(&state.phase);
+        let seen = Observation { acted, archive: None, trouble: Some(trouble.clone()), ..seen };
+        let now = Time(state.since.0 + waited);
+        decide(&spec(), &Settings::default(), &state, &seen, now).state.phase
+    };
+    assert_eq!(after(1_999, None), state.phase);
+    assert_eq!(after(2_000, Some(state.since)), state.phase, "it has been asked");
+    let Phase::Unwinding { failure, .. } = after(2_000, None) else { panic!("waits") };
+    assert_eq!(failure.reason, "CheckpointFailed");
 }

@@ -30,6 +30,7 @@ pub fn settings() -> Settings {
         park_pause_ms: 0,
         statistics_ms: EBB,
         wake_ms: 0,
+        kubelet_ms: SETTLE,
         admission: false,
         deadlines: Deadlines {
             preflight: SETTLE,
