@@ -215,7 +215,11 @@ impl Scene {
 
     async fn registry_fails(&self) -> anyhow::Result<()> {
         self.cluster.lab.stop(CONTROL, "registry")?;
-        let listener = tokio::net::TcpListener::bind(REGISTRY).await?;
+        // It may be in the middle of an answer.
+        let listener = wait_for("the registry to let its port go", SOON, async || {
+            Ok(Some(tokio::net::TcpListener::bind(REGISTRY).await?))
+        })
+        .await?;
         let answer = async {
             loop {
                 let Ok((mut stream, _)) = listener.accept().await else { continue };
