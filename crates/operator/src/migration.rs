@@ -363,6 +363,10 @@ impl Migration {
             return After::Sleep(self.memory.backoff());
         }
         let context = self.context.clone();
+        // Somebody has undone what was done.
+        if self.memory.acted.take().is_some() {
+            self.memory.done = 0;
+        }
         while let Some(effect) = decision.effects.get(self.memory.done) {
             let hands = Hands {
                 cluster: &context.cluster,

@@ -13,6 +13,8 @@ use crate::{handoff, hop, pending, sequential, switch, unwind};
 
 /// Wake-up in milliseconds while the broker does not answer.
 const BLIND: u64 = 100;
+/// A watch tells of a change within less than this, in milliseconds.
+const UNSEEN: u64 = 2_000;
 /// And while it is not its turn: who ends wakes the others.
 const QUEUED: u64 = 3_600_000;
 
@@ -149,7 +151,8 @@ pub fn decide(
     let next = overdue(settings, state, seen, now, next);
     match next {
         Next::Wait(wake, waiting) => {
-            let idle = seen.acted.is_some() || blind(&state.phase, seen);
+            let acted = seen.acted.is_some() && !undone_by_others(&state.phase, seen, now);
+            let idle = acted || blind(&state.phase, seen);
             let effects = if idle { Vec::new() } else { todo };
             let wake = (!state.phase.is_final()).then_some(wake);
             Decision { state: state.clone(), effects, wake, waiting }
@@ -157,6 +160,12 @@ pub fn decide(
         Next::Go(phase) => moved(spec, state, *phase, now),
         Next::Fail(failure) => moved(spec, state, give_up(&state.phase, failure), now),
     }
+}
+
+/// Somebody has deleted the transfer Job: it is created again. One that was just created may not be seen yet.
+fn undone_by_others(phase: &Phase, seen: &Observation, now: Time) -> bool {
+    let long_ago = seen.acted.is_some_and(|acted| now.since(acted) >= UNSEEN);
+    matches!(phase, Phase::Transferring { .. }) && seen.job.is_none() && long_ago
 }
 
 /// Why it is not its turn. Nothing is done then, and no deadline runs.

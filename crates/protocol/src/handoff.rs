@@ -34,6 +34,7 @@ pub(crate) fn effects(plan: &Plan, step: &CutStep) -> Vec<Effect> {
         CutStep::Empty { .. } | CutStep::Drain(_) => Vec::new(),
         CutStep::CutB { .. } => vec![bind_exchange(&names.both, Binding::plain(&names.gate))],
         CutStep::Quiesce(_) => vec![to_source(plan, &names.park)],
+        CutStep::Arm { cuts, .. } if cuts.armed.is_none() => Vec::new(),
         CutStep::Arm { .. } => vec![purge(&names.wake), wake(plan)],
         CutStep::Freeze { .. } => vec![Effect::Checkpoint],
         // The source is told first: it stands still until then.
@@ -353,11 +354,8 @@ fn quiesced(
             if parked && broker.s1_empty == Some(Emptiness::Proved) =>
         {
             // What an earlier version has installed has no such queue.
-            to(if plan.wake_after_ms == 0 {
-                CutStep::Freeze { cuts, quiesced: since }
-            } else {
-                CutStep::Arm { cuts: Cuts { armed: Some(now), ..cuts }, quiesced: since }
-            })
+            let armed = (plan.wake_after_ms > 0).then_some(now);
+            to(CutStep::Arm { cuts: Cuts { armed, ..cuts }, quiesced: since })
         }
         _ => Next::Wait(
             HOT,

@@ -17,7 +17,7 @@ impl Step {
             S::Empty => &[S::Return, S::CutB, S::UndoTarget],
             S::CutB | S::Recall => &[S::Drain, S::UndoTarget],
             S::Drain => &[S::Quiesce, S::UndoTarget],
-            S::Quiesce => &[S::Recall, S::Arm, S::Freeze, S::UndoTarget],
+            S::Quiesce => &[S::Recall, S::Arm, S::UndoTarget],
             S::Arm => &[S::Recall, S::Freeze, S::UndoTarget],
             S::Freeze => &[S::Recall, S::Continue, S::UndoTarget],
             S::Continue | S::ParkLeave | S::AloneFreeze => &[S::Transferring, S::UndoTarget],

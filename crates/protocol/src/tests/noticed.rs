@@ -6,7 +6,7 @@ use super::{drive, drive_in, everything, obliging, pod, spec};
 use crate::broker::{Binding, Counts};
 use crate::decide::{decide, effects};
 use crate::effect::Effect;
-use crate::observation::{BrokerView, Observation, Owner, Pod};
+use crate::observation::{BrokerView, Job, Observation, Owner, Pod};
 use crate::phase::{CutStep, Phase, Reached, RestoreStep, State, SwitchStep};
 use crate::spec::{Settings, Spec};
 use crate::step::Step;
@@ -286,4 +286,21 @@ fn nothing_is_decided_before_what_is_to_be_done_is_done() {
         }
     }
     assert!(steps > 10, "{steps}");
+}
+
+#[test]
+fn a_transfer_job_that_somebody_deletes_is_created_again() {
+    let (states, _) = drive(None);
+    let carried = states.iter().find(|state| matches!(state.phase, Phase::Transferring { .. }));
+    let state = carried.expect("reached");
+    let todo = |acted, job: Option<Job>, after| {
+        let seen = Observation { acted, job, ..everything(&state.phase) };
+        decide(&spec(), &Settings::default(), state, &seen, Time(state.since.0 + after)).effects
+    };
+    let acted = Some(state.since);
+    assert_eq!(todo(acted, None, 1_999), []);
+    assert_eq!(todo(acted, None, 2_000), [Effect::CreateJob]);
+    assert_eq!(todo(acted, Some(Job::Running), 2_000), []);
+    let again = Some(Time(state.since.0 + 2_000));
+    assert_eq!(todo(again, None, 3_999), [], "it is not seen at once");
 }
