@@ -9,7 +9,7 @@ use crate::phase::{
 };
 use crate::spec::{ReplayMode, Settings, Spec};
 use crate::time::Time;
-use crate::{handoff, hop, pending, sequential, switch, unwind};
+use crate::{handoff, hop, pending, sequential, still, switch, unwind};
 
 /// Wake-up in milliseconds while the broker does not answer.
 const BLIND: u64 = 100;
@@ -137,7 +137,7 @@ pub fn decide(
         None if hop::unheard(&state.phase, seen) => {
             Next::Wait(BLIND, "the source to return to the broker, or to be gone".to_owned())
         }
-        None if let Some(failure) = handoff::held_up(state, settings, seen, now) => {
+        None if let Some(failure) = still::held_up(state, settings, seen, now) => {
             Next::Fail(failure)
         }
         None if let Some(next) = unwind::stuck(state, settings, seen, now) => next,

@@ -31,6 +31,7 @@ mod remove;
 mod sequential;
 pub mod spec;
 pub mod step;
+mod still;
 mod switch;
 pub mod time;
 mod transitions;

@@ -8,14 +8,14 @@ use crate::broker::{Binding, Counts, Topology};
 use crate::decide::{Next, source};
 use crate::effect::Effect;
 use crate::handoff::{
-    back_to_q, bind_exchange, bind_queue, disarm, hold_to_s2, to_source, unbind_exchange,
-    unbind_queue,
+    back_to_q, bind_exchange, bind_queue, hold_to_s2, to_source, unbind_exchange, unbind_queue,
 };
 use crate::hop;
 use crate::observation::{BrokerView, Heir, Interest, Observation};
 use crate::phase::{Failure, Phase, PhaseName, Pin, Plan, Reached, State, Undo};
 use crate::remove::remove;
 use crate::spec::Settings;
+use crate::still::disarm;
 use crate::switch::both_to_gate;
 use crate::time::Time;
 
