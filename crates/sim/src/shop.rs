@@ -248,12 +248,12 @@ impl Shop {
             self.notes().violations.push(format!("no end after {PATIENCE:?}, in {phase:?}"));
         }
         let at = clock::now().since(START);
-        // Who was killed with its very last call has let go of the broker, too.
+        self.rest().await;
+        // Who is killed after the end lets go of the broker, too.
         while kills.try_recv().is_ok() {
             self.end_operators();
-            self.start_operator();
+            sleep(LOOK).await;
         }
-        self.rest().await;
         self.end_operators();
         self.let_go();
         Verdict::of(&self, at)
