@@ -329,8 +329,10 @@ pub async fn broker(
 pub fn broker_trouble(error: &shadow_broker::Error) -> Trouble {
     use shadow_broker::Error as E;
     let (reason, permanent) = match error {
-        // That takes seconds.
-        E::Locked { holder, .. } if holder.ends_with(janitor::NAME) => ("QueueLocked", false),
+        // That takes seconds. A migration's session has its namespace in its name.
+        E::Locked { holder, .. } if holder.strip_prefix("shadow/") == Some(janitor::NAME) => {
+            ("QueueLocked", false)
+        }
         E::Locked { .. } => ("QueueLocked", true),
         E::Invalid { .. } => ("BrokerConfigInvalid", true),
         E::Unreachable { .. } => ("BrokerUnreachable", false),
@@ -387,6 +389,17 @@ mod tests {
 
     fn refused(words: &str) -> kube::Error {
         kube::Error::Api(Status::failure(words, "Forbidden").with_code(403).boxed())
+    }
+
+    #[test]
+    fn the_janitors_lock_is_waited_for_and_a_migrations_is_not() {
+        let locked = |holder: &str| {
+            let (queue, holder) = ("app.events".to_owned(), holder.to_owned());
+            broker_trouble(&shadow_broker::Error::Locked { queue, holder }).permanent
+        };
+        assert!(!locked("shadow/janitor"));
+        assert!(locked("shadow/shop/janitor"), "a migration of that name");
+        assert!(locked(""));
     }
 
     #[test]

@@ -138,6 +138,12 @@ impl Fault {
         matches!(self, Self::ProcessKilled(_) | Self::PodDeleted(_) | Self::PowerOff(_))
     }
 
+    /// It may destroy it while the source alone has it.
+    pub fn takes_the_source(&self) -> bool {
+        let source = |end: &End| *end == End::Source;
+        matches!(self, Self::ProcessKilled(end) | Self::PodDeleted(end) | Self::PowerOff(end) if source(end))
+    }
+
     /// It needs node agents, and transfer mode Direct.
     pub fn needs_agents(&self) -> bool {
         matches!(self, Self::AgentKilled(_))

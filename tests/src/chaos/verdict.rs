@@ -62,7 +62,7 @@ fn name_of_control(trial: &Trial) -> String {
 fn ended_well(fault: &Fault, row: &Row) -> bool {
     match row.outcome.as_str() {
         "Completed" => true,
-        "Failed" if row.message.starts_with("SourceLost") => fault.destroys(),
+        "Failed" if row.message.starts_with("SourceLost") => fault.takes_the_source(),
         "Failed" => row.undone,
         "Gone" => matches!(fault, Fault::MigrationDeleted | Fault::MigrationForced),
         _ => false,
@@ -117,6 +117,7 @@ mod tests {
         let lost = Row { message: "SourceLost: the source pod is gone".to_owned(), ..undone };
         assert_eq!(of(&full, &lost, &[]), "ended Failed");
         assert_eq!(of(&trial(Fault::PowerOff(End::Source)), &lost, &[]), "pass");
+        assert_eq!(of(&trial(Fault::PowerOff(End::Target)), &lost, &[]), "ended Failed");
         let hung = Row { outcome: "Hung".to_owned(), leftovers: vec!["a".into()], ..row(&full) };
         assert_eq!(of(&full, &hung, &[]), "ended Hung, leftovers");
     }
