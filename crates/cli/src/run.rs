@@ -152,7 +152,11 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
 async fn operator(args: OperatorArgs) -> anyhow::Result<()> {
     let health: Option<SocketAddr> =
         if args.health.is_empty() { None } else { Some(args.health.parse()?) };
-    let client = kube::Client::try_default().await?;
+    // A source stands still while its kubelet can't be asked: what is tried again, and for how long, is the
+    // migration's to decide, not the client's.
+    let mut config = kube::Config::infer().await?;
+    config.default_retry = false;
+    let client = kube::Client::try_from(config)?;
     let options = Options {
         transfer_image: args.transfer_image,
         no_probe: args.no_probe,
