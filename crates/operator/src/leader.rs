@@ -96,12 +96,18 @@ impl Candidate {
         let mut changes = self.changes();
         let mut seen = Seen { version: None, at: Instant::now() };
         loop {
-            match timeout(ANSWER, self.try_to_acquire(&mut seen)).await {
+            let soonest = match timeout(ANSWER, self.try_to_acquire(&mut seen)).await {
                 Ok(Ok(Some(lease))) => return lease,
-                Ok(Ok(None)) => {}
-                Ok(Err(error)) => tracing::warn!(why = chain(&error), "can't ask for the lease"),
-                Err(_) => tracing::warn!("no answer about the lease"),
-            }
+                Ok(Ok(None)) => AGAIN,
+                Ok(Err(error)) => {
+                    tracing::warn!(why = chain(&error), "can't ask for the lease");
+                    RENEWED
+                }
+                Err(_) => {
+                    tracing::warn!("no answer about the lease");
+                    RENEWED
+                }
+            };
             let until_free = (seen.at + LASTS).saturating_duration_since(Instant::now());
             // In a fixed order, so that a simulation can be repeated.
             tokio::select! {
@@ -111,7 +117,7 @@ impl Candidate {
                         tracing::warn!(why = chain_of_watch(&error), "can't watch the lease");
                     }
                 }
-                () = sleep(until_free.clamp(AGAIN, RENEWED)) => {}
+                () = sleep(until_free.clamp(soonest, RENEWED)) => {}
             }
         }
     }
