@@ -59,8 +59,8 @@ pub fn effects(spec: &Spec, phase: &Phase) -> Vec<Effect> {
         Phase::Restoring { plan, step, .. } => switch::restore_effects(plan, *step),
         Phase::Replaying { .. } => vec![Effect::DeletePrePull, Effect::DeleteJob],
         Phase::Finalizing { plan, step, .. } => switch::effects(plan, *step),
-        Phase::Unwinding { plan, during, reached, step, .. } => {
-            unwind::effects(plan, *during, *reached, step)
+        Phase::Unwinding { plan, during, reached, alone, step, .. } => {
+            unwind::effects(plan, *during, *reached, *alone, step)
         }
         Phase::Completed { .. } | Phase::Failed { .. } => vec![Effect::CloseBroker],
     }

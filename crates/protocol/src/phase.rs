@@ -229,7 +229,9 @@ pub enum Undo {
     Unfeed,
     /// After cut B: `Q` is emptied; S2 has all of it.
     Purge,
-    /// `Q` is fed again; the source works off its side queue.
+    /// `Q` is fed again; the source works off its side queue. Where nobody took its place, what is left is moved
+    /// to `Q` at the same time.
+    #[serde(alias = "Move")]
     Refeed,
     /// Deliveries that trail the feed's return are waited for and worked off.
     Settle,
@@ -241,8 +243,6 @@ pub enum Undo {
     Heir(Box<Undo>),
     /// Nobody took its place, after cut B: everything new goes to S2 alone.
     Sweep,
-    /// Nobody took its place: what is left is moved to `Q`, which is not fed.
-    Move,
     /// Nobody took its place: what came late is moved to `Q`.
     MoveRest,
     /// What the migration made is removed.

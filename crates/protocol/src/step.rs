@@ -147,8 +147,6 @@ steps! {
     UndoUnfeed = "unwinding/unfeed",
     /// [`Undo::Purge`].
     UndoPurge = "unwinding/purge",
-    /// [`Undo::Move`].
-    UndoMove = "unwinding/move",
     /// [`Undo::Refeed`].
     UndoRefeed = "unwinding/refeed",
     /// [`Undo::Settle`].
@@ -268,7 +266,6 @@ fn undo(step: &Undo) -> Step {
         Undo::Rework => Step::UndoRework,
         Undo::Heir(_) => Step::UndoHeir,
         Undo::Sweep => Step::UndoSweep,
-        Undo::Move => Step::UndoMove,
         Undo::MoveRest => Step::UndoMoveRest,
         Undo::Remove => Step::UndoRemove,
     }

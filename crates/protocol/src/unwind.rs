@@ -8,9 +8,11 @@ use crate::broker::{Binding, Counts, Topology};
 use crate::decide::{Next, source};
 use crate::effect::Effect;
 use crate::handoff::{
-    back_to_q, bind_exchange, bind_queue, hold_to_s2, to_source, unbind_exchange, unbind_queue,
+    back_to_q, bind_exchange, bind_queue, hold_to_s2, purge, to_source, unbind_exchange,
+    unbind_queue,
 };
 use crate::hop;
+use crate::names::control_queue;
 use crate::observation::{BrokerView, Heir, Interest, Observation};
 use crate::phase::{Failure, Phase, PhaseName, Pin, Plan, Reached, State, Undo};
 use crate::remove::remove;
@@ -26,12 +28,13 @@ pub(crate) fn effects(
     plan: &Plan,
     during: PhaseName,
     reached: Reached,
+    alone: bool,
     step: &Undo,
 ) -> Vec<Effect> {
     let names = &plan.names;
     let (both, gate) = both_to_gate(plan);
-    let to_q = |from: &str| {
-        Effect::Topology(Topology::Move { from: from.to_owned(), to: names.primary.clone() })
+    let to_q = |from: &String| {
+        Effect::Topology(Topology::Move { from: from.clone(), to: names.primary.clone() })
     };
     match step {
         Undo::Target => {
@@ -75,19 +78,21 @@ pub(crate) fn effects(
         Undo::Unfeed => std::iter::once(unbind_exchange(&both, gate))
             .chain(plan.bindings.iter().map(|b| unbind_queue(&names.primary, b.clone())))
             .collect(),
-        Undo::Purge => vec![Effect::Topology(Topology::Purge { queue: names.primary.clone() })],
-        Undo::Move if matches!(reached, Reached::CutB | Reached::Hopped) => {
-            vec![to_q(&names.s1), to_q(&names.s2)]
+        Undo::Purge => vec![purge(&names.primary)],
+        Undo::MoveRest => vec![to_q(side_queue(plan, reached))],
+        Undo::Refeed => {
+            let feed = bind_queue(&names.primary, Binding::plain(&names.gate));
+            if !alone {
+                return vec![feed];
+            }
+            // An order that the dead process did not obey would lead the next one away. What comes to the side
+            // queues just before the bind is moved just after it: little is newer by then.
+            let rest = || left(plan, reached).into_iter().map(to_q);
+            let orders = purge(&control_queue(&plan.source_pod));
+            [orders].into_iter().chain(rest()).chain([feed]).chain(rest()).collect()
         }
-        Undo::Move | Undo::MoveRest => vec![to_q(side_queue(plan, reached))],
-        Undo::Refeed => vec![bind_queue(&names.primary, Binding::plain(&names.gate))],
         Undo::Remove => {
-            let rest: &[&String] = match reached {
-                Reached::CutA | Reached::Rest => &[&names.s1],
-                Reached::CutB | Reached::Hopped => &[&names.s1, &names.s2],
-                Reached::Installed | Reached::Parked => &[],
-            };
-            remove(plan, rest.iter().copied()).into_iter().chain(release(plan)).collect()
+            remove(plan, left(plan, reached)).into_iter().chain(release(plan)).collect()
         }
     }
 }
@@ -103,7 +108,9 @@ pub(crate) fn interest(reached: Reached, step: &Undo) -> Interest {
         Undo::Return if reached == Reached::Parked => {
             Interest { primary: true, park: true, park2: true, ..none }
         }
-        Undo::Target => Interest { primary: true, s1: true, s2: true, park: true, ..none },
+        Undo::Target => {
+            Interest { primary: true, s1: true, s2: true, park: true, heir: true, ..none }
+        }
         Undo::WorkOff | Undo::Fetch => Interest { primary: true, ..none },
         Undo::Divert => Interest { primary: true, s1: true, ..none },
         Undo::Regather => Interest { s1: true, ..none },
@@ -111,10 +118,11 @@ pub(crate) fn interest(reached: Reached, step: &Undo) -> Interest {
         Undo::Return => Interest { primary: true, s1: true, s2: true, ..none },
         Undo::Purge | Undo::Sweep | Undo::Clear => none,
         Undo::Heir(_) => Interest { heir: true, ..none },
-        Undo::Refeed | Undo::Settle | Undo::Rework | Undo::Move | Undo::MoveRest => {
+        Undo::Refeed | Undo::Settle | Undo::Rework | Undo::MoveRest => {
             Interest { s1: true, s2: true, ..none }
         }
-        Undo::Unfeed | Undo::Remove => Interest { bindings: true, ..none },
+        Undo::Unfeed => Interest { bindings: true, ..none },
+        Undo::Remove => Interest { bindings: true, heir: true, ..none },
     }
 }
 
@@ -165,7 +173,9 @@ pub(crate) fn step(
         Undo::Heir(resume) => inherited(&way, resume, settings, seen, waited),
         Undo::Sweep => way.to(Undo::Unfeed),
         Undo::Clear => way.first(Undo::Regather, seen),
-        Undo::Move | Undo::MoveRest => moved(&way, step, broker),
+        Undo::MoveRest if drained(side(way.reached, broker)) => way.to(Undo::Remove),
+        // Deliveries that trail a cut come one by one: this is done again until none is left.
+        Undo::MoveRest => way.to(Undo::MoveRest),
         Undo::Remove if whole(plan, broker) => {
             let failed = || Phase::Failed { failure: failure.clone(), rolled_back: true };
             Next::go(hop::undone(phase).unwrap_or_else(failed))
@@ -202,7 +212,6 @@ fn worked_off(
         },
         Undo::Continue if one(broker.s2) => way.to(Undo::Unfeed),
         Undo::Unfeed => unfed(way, settled, broker),
-        Undo::Purge if way.alone => way.to(Undo::Move),
         Undo::Purge => way.to(Undo::Refeed),
         Undo::Refeed => way.to(Undo::Settle),
         Undo::Settle if !way.alone && none(side) && !drained(side) => way.to(Undo::Rework),
@@ -232,7 +241,7 @@ pub(crate) fn stuck(
     seen: &Observation,
     now: Time,
 ) -> Option<Next> {
-    let Phase::Unwinding { plan, failure, during, reached, alone: false, step: Undo::Remove } =
+    let Phase::Unwinding { plan, failure, during, reached, alone, step: Undo::Remove } =
         &state.phase
     else {
         return None;
@@ -241,7 +250,12 @@ pub(crate) fn stuck(
     let waited = now.since(state.since);
     let refused = seen.acted.is_none() && seen.trouble.is_some();
     let back = refused && waited >= settings.deadlines.obey && *reached != Reached::Installed;
-    (back && !lost(plan, seen)).then(|| way.to(Undo::Return))
+    let heir = seen.heir.as_ref().is_some_and(|heir| heir.listens);
+    match () {
+        () if !back => None,
+        () if *alone => heir.then(|| way.to(Undo::Heir(Box::new(Undo::Return)))),
+        () => (!lost(plan, seen)).then(|| way.to(Undo::Return)),
+    }
 }
 
 /// Mode `Park`: the source goes back to `Q`.
@@ -331,7 +345,7 @@ fn inherited(
         return Next::Wait(POLL, format!("someone to take the place of source pod {pod}"));
     }
     Way { alone: true, ..*way }.to(match resume {
-        Undo::WorkOff => Undo::Move,
+        Undo::WorkOff => Undo::Refeed,
         Undo::Rework => Undo::MoveRest,
         // Mode `Park`: nothing was cut.
         Undo::Return => Undo::Remove,
@@ -347,21 +361,6 @@ fn succeeded(plan: &Plan, heir: &Heir) -> Plan {
         source_uid: heir.uid.clone(),
         source_container_id: heir.container_id.clone(),
         ..plan.clone()
-    }
-}
-
-fn moved(way: &Way, step: &Undo, broker: &BrokerView) -> Next {
-    let done = match step {
-        Undo::Move if matches!(way.reached, Reached::CutB | Reached::Hopped) => {
-            drained(broker.s1) && drained(broker.s2)
-        }
-        _ => drained(side(way.reached, broker)),
-    };
-    match step {
-        // Deliveries that trail a cut come one by one: this is done again until none is left.
-        _ if !done => way.to(step.clone()),
-        Undo::Move => way.to(Undo::Refeed),
-        _ => way.to(Undo::Remove),
     }
 }
 
@@ -381,6 +380,9 @@ fn target_gone(way: &Way, seen: &Observation, broker: &BrokerView) -> Next {
         // The second hop's things are in nobody's way but the heir's.
         return match first {
             Undo::Clear => way.to(first),
+            // Before a fresh process is there, which feeds and consumes `Q` at once, `Q` gets what is left:
+            // it then finds what it would find without a migration, and needs no order.
+            Undo::WorkOff if seen.heir.is_none() => Way { alone: true, ..*way }.to(Undo::Refeed),
             _ => way.to(Undo::Heir(Box::new(first))),
         };
     }
@@ -412,8 +414,18 @@ fn none(counts: Option<Counts>) -> bool {
     counts.is_some_and(|counts| counts.consumers == 0)
 }
 
+/// The queues in which something may be left for the source.
+fn left(plan: &Plan, reached: Reached) -> Vec<&String> {
+    let names = &plan.names;
+    match reached {
+        Reached::CutA | Reached::Rest => vec![&names.s1],
+        Reached::CutB | Reached::Hopped => vec![&names.s1, &names.s2],
+        Reached::Installed | Reached::Parked => Vec::new(),
+    }
+}
+
 /// The queue that holds the rest for the source.
-fn side_queue(plan: &Plan, reached: Reached) -> &str {
+fn side_queue(plan: &Plan, reached: Reached) -> &String {
     match reached {
         Reached::Installed | Reached::CutA | Reached::Rest | Reached::Parked => &plan.names.s1,
         Reached::CutB | Reached::Hopped => &plan.names.s2,

@@ -63,7 +63,7 @@ const COINCIDENCES: [Coincidence; 27] = [
     }),
     (Step::UndoMoveRest, Step::UndoMoveRest, |rng, s| {
         // Deliveries trail for longer than anybody waits.
-        (s.owner, s.trail, s.interval) = (OwnerKind::Bare, rng.u64(1_000..1_800), 320);
+        (s.owner, s.trail, s.interval) = (OwnerKind::Bare, rng.u64(1_000..1_800), 8);
         s.faults.push(Fault::Step(Step::CutA, 0, WorldFault::SourceGone));
     }),
     (Step::MakeRoom, Step::UndoTarget, |_, s| {

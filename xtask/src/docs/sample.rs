@@ -140,7 +140,6 @@ impl Sample {
             Step::UndoSweep => self.undo(Undo::Sweep),
             Step::UndoUnfeed => self.undo(Undo::Unfeed),
             Step::UndoPurge => self.undo(Undo::Purge),
-            Step::UndoMove => self.undo(Undo::Move),
             Step::UndoRefeed => self.undo(Undo::Refeed),
             Step::UndoSettle => self.undo(Undo::Settle),
             Step::UndoRework => self.undo(Undo::Rework),

@@ -77,7 +77,6 @@ fn ways(step: Step) -> &'static [Way] {
         | Step::UndoSweep
         | Step::UndoUnfeed
         | Step::UndoPurge
-        | Step::UndoMove
         | Step::UndoRefeed
         | Step::UndoSettle
         | Step::UndoRework

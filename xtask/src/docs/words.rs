@@ -59,7 +59,7 @@ fn effect_words(effect: &Effect) -> (String, String) {
         }
         Effect::ScaleUp { .. } => whole("scale the StatefulSet up again"),
         Effect::Hold => whole("keep the copy's name free"),
-        Effect::Release => whole("give the copy's name free"),
+        Effect::Release => whole("end what the API server denies on its behalf"),
         Effect::Admit { node } => {
             (format!("create the copy on {node}, as its owner's own"), String::new())
         }

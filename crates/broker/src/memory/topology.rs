@@ -62,9 +62,10 @@ pub fn change<M: Content>(
         }
         Topology::DeleteExchange { name } => core.delete_exchange(client, name)?,
         Topology::DeleteQueue { name } => delete_unused(core, client, name)?,
-        Topology::Purge { queue } => {
-            core.purge(client, queue)?;
-        }
+        Topology::Purge { queue } => match core.purge(client, queue) {
+            Err(missing) if missing == Refusal::no_queue(queue) => {}
+            purged => drop(purged?),
+        },
         Topology::Move { .. } => {}
     }
     Ok(())

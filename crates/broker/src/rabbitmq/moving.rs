@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
     ConfirmSelectOptions,
 };
 use lapin::types::FieldTable;
@@ -22,8 +22,10 @@ use crate::Error;
 
 /// Messages under way at a time.
 const BATCH: u16 = 100;
-/// The queue is asked whether it is empty when nothing has come for so long.
-const IDLE: Duration = Duration::from_millis(100);
+/// Of what the broker has sent, the next comes within this.
+const NEXT: Duration = Duration::from_millis(5);
+/// Somebody else is served first, and may be for long.
+const UNSERVED: Duration = Duration::from_millis(500);
 /// Limit for one call; the next goes on where it ended.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -66,16 +68,23 @@ impl RabbitSession {
         loop {
             let batch = collect(&mut consumer).await.map_err(|why| wire.failed(attempted, why))?;
             if batch.is_empty() {
-                if self.count(from).await?.is_none_or(|counts| counts.ready == 0) {
-                    return Ok(());
-                }
-            } else {
-                self.hand_over(channel, &batch, to, attempted).await?;
+                return Ok(());
+            }
+            self.hand_over(channel, &batch, to, attempted).await?;
+            if self.count(from).await?.is_none_or(|counts| counts.ready == 0) {
+                break;
             }
             if begun.elapsed() >= PATIENCE {
                 return Err(wire.timeout(attempted, PATIENCE));
             }
         }
+        // A queue that is fed is never empty for long: what has been sent here by now is the last.
+        let cancelling = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        wire.run(attempted, cancelling).await?;
+        let rest: Vec<_> = consumer.collect().await;
+        let rest: Result<Vec<Delivery>, _> = rest.into_iter().collect();
+        let rest = rest.map_err(|why| wire.failed(attempted, why.to_string()))?;
+        self.hand_over(channel, &rest, to, attempted).await
     }
 
     async fn hand_over(
@@ -113,11 +122,12 @@ impl RabbitSession {
     }
 }
 
-/// What has come, at most a batch; nothing when it stays quiet.
+/// What has come, at most a batch; nothing when nobody sends anything.
 async fn collect(consumer: &mut Consumer) -> Result<Vec<Delivery>, String> {
     let mut batch = Vec::new();
     while batch.len() < usize::from(BATCH) {
-        match tokio::time::timeout(IDLE, consumer.next()).await {
+        let patience = if batch.is_empty() { UNSERVED } else { NEXT };
+        match tokio::time::timeout(patience, consumer.next()).await {
             Ok(Some(Ok(message))) => batch.push(message),
             Ok(Some(Err(error))) => return Err(error.to_string()),
             Ok(None) => return Err("the broker ended the consumer".to_owned()),

@@ -297,9 +297,10 @@ impl RabbitSession {
         self.drop_own_policy(queue).await
     }
 
+    /// A queue that is not there has nothing in it.
     async fn purge(&self, queue: &str) -> Result<(), Error> {
         let (lease, channel) = self.work.lease(&self.wire, &self.topology).await?;
         let done = channel.queue_purge(name(queue)?, QueuePurgeOptions::default());
-        lease.run(&format!("purging queue {queue:?}"), done).await.map(|_| ())
+        lease.run_unless_missing(&format!("purging queue {queue:?}"), done).await.map(|_| ())
     }
 }

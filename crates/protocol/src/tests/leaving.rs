@@ -73,7 +73,8 @@ fn the_set_deletes_the_source_itself() {
 
 #[test]
 fn on_the_way_back_the_set_grows_first_if_it_may_have_shrunk() {
-    let back = |during| crate::unwind::effects(&plan(), during, Reached::CutB, &Undo::Target);
+    let back =
+        |during| crate::unwind::effects(&plan(), during, Reached::CutB, false, &Undo::Target);
     let grow = Effect::ScaleUp { to: 3 };
     assert_eq!(back(PhaseName::Finalizing).first(), Some(&grow));
     assert!(!back(PhaseName::Replaying).contains(&grow));

@@ -1,8 +1,10 @@
 //! The way back when the source has died: somebody takes its place, or nobody does.
 
 use super::*;
-use crate::observation::Heir;
+use crate::names::control_queue;
+use crate::observation::{Heir, Trouble};
 use crate::phase::Reached;
+use crate::step::Step;
 
 fn heir(listens: bool) -> Heir {
     Heir { pod: "consumer-1".into(), uid: "heir".into(), container_id: "c9".into(), listens }
@@ -94,6 +96,47 @@ fn before_cut_b_the_heir_works_off_the_first_side_queue() {
     assert!(!effects.iter().any(is_purge));
 }
 
+/// A fresh process binds its queue and consumes it at once: what it is then told comes too late.
+#[test]
+fn what_is_left_is_in_the_queue_before_an_heir_is_there() {
+    let before = state(|p| matches!(p, Phase::Checkpointing { step: CutStep::Empty { .. }, .. }));
+    let control = control_queue(&before.phase.plan().expect("a plan").source_pod);
+    let (states, effects) = bereaved(before, None);
+    assert!(!steps(&states).iter().any(|step| matches!(step, Undo::Heir(_))));
+    let purged = Effect::Topology(Topology::Purge { queue: control });
+    let order = position(&effects, |effect| *effect == purged);
+    let first = position(&effects, |e| matches!(e, Effect::Topology(Topology::Move { .. })));
+    assert!(order < first, "an order of before would lead it away");
+    let all = "unwinding/target unwinding/refeed unwinding/settle unwinding/move-rest unwinding/remove failed";
+    let names: Vec<_> = states.iter().map(|state| state.phase.step().name()).collect();
+    assert_eq!(names.join(" "), all);
+}
+
+/// The dead one's order comes back to the control queue once the broker has noticed, and leads its heir away.
+#[test]
+fn an_heir_that_obeys_an_order_of_before_is_called_back() {
+    let before = state(|p| matches!(p, Phase::Checkpointing { step: CutStep::Empty { .. }, .. }));
+    let (states, _) = bereaved(before, None);
+    let remove = |s: &&State| matches!(s.phase, Phase::Unwinding { step: Undo::Remove, .. });
+    let state = states.iter().find(remove).expect("on its way");
+    let obey = Settings::default().deadlines.obey;
+    let next = |listens: bool, waited: u64| {
+        let mut seen = obliging(&state.phase);
+        seen.heir = Some(heir(listens));
+        seen.acted = None;
+        seen.trouble = Some(Trouble {
+            reason: "QueueInUse".to_owned(),
+            message: "queue S1 still has 1 consumer".to_owned(),
+            permanent: false,
+        });
+        let now = Time(state.since.0 + waited);
+        decide(&spec(), &Settings::default(), state, &seen, now).state.phase.step()
+    };
+    assert_eq!(next(true, obey), Step::UndoHeir);
+    assert_eq!(next(true, obey - 1), Step::UndoRemove);
+    assert_eq!(next(false, obey), Step::UndoRemove);
+}
+
 #[test]
 fn before_the_checkpoint_the_heir_works_off_the_rest_and_finds_what_is_new_in_its_queue() {
     let before = state(|p| matches!(p, Phase::Checkpointing { step: CutStep::Freeze { .. }, .. }));
@@ -175,7 +218,7 @@ fn where_nobody_obeys_what_is_left_is_moved_in_order() {
         let names = before.phase.plan().expect("a plan").names.clone();
         let (states, effects) = bereaved(before, heir.as_ref());
         assert_eq!(failed_as(&states), "SourceLost");
-        assert_eq!(moved(&effects), [&names.s1, &names.s1, &names.s1]);
+        assert_eq!(moved(&effects), [&names.s1; 4]);
         let fed = position(&effects, |e| {
             matches!(e, Effect::Topology(Topology::BindQueue { queue, binding })
                 if queue == Q && binding.source == names.gate)
@@ -187,7 +230,7 @@ fn where_nobody_obeys_what_is_left_is_moved_in_order() {
             state(|p| matches!(p, Phase::Checkpointing { step: CutStep::Freeze { .. }, .. }));
         let (states, effects) = bereaved(before, heir.as_ref());
         assert_eq!(failed_as(&states), "SourceLost");
-        assert_eq!(moved(&effects)[..3], [&names.s1, &names.s2, &names.s2]);
+        assert_eq!(moved(&effects)[..4], [&names.s1, &names.s2, &names.s1, &names.s2]);
         let purged = position(&effects, is_purge);
         assert!(
             purged < position(&effects, |e| matches!(e, Effect::Topology(Topology::Move { .. })))

@@ -71,11 +71,13 @@ const EBB: u64 = 100;
 
 #[test]
 fn the_target_is_proved_gone_first() {
-    let rows: [(Reached, Spoil, &str); 15] = [
+    let rows: [(Reached, Spoil, &str); 17] = [
         (Reached::Installed, |_| {}, "Remove"),
         (Reached::Installed, without_source, "Remove"),
         (Reached::CutA, |_| {}, "WorkOff"),
-        (Reached::CutA, without_source, "Heir"),
+        (Reached::CutA, without_source, "Refeed"),
+        (Reached::CutA, |o| (without_source(o), o.heir = Some(heir(true))).0, "Heir"),
+        (Reached::CutB, without_source, "Heir"),
         (Reached::CutB, |_| {}, "Regather"),
         (Reached::Rest, |_| {}, "Regather"),
         (Reached::Parked, |_| {}, "Return"),
@@ -104,7 +106,7 @@ fn the_target_is_proved_gone_first() {
 #[test]
 fn each_step_goes_on_only_when_its_promise_is_true() {
     use Reached::{CutA, CutB, Parked, Rest};
-    let rows: [(Reached, Undo, u64, Spoil, &str); 56] = [
+    let rows: [(Reached, Undo, u64, Spoil, &str); 52] = [
         (CutA, Undo::WorkOff, EBB, |o| set(o, "Q", 0, 1), "Divert"),
         (CutA, Undo::WorkOff, EBB - 1, |o| set(o, "Q", 0, 1), "waits"),
         (CutA, Undo::WorkOff, EBB, |o| set(o, "Q", 1, 1), "waits"),
@@ -151,10 +153,6 @@ fn each_step_goes_on_only_when_its_promise_is_true() {
         (CutB, Undo::Rework, 0, |o| set(o, "S2", 0, 1), "Settle"),
         (CutB, Undo::Rework, 0, |_| {}, "waits"),
         (CutB, Undo::Rework, 0, without_source, "Heir"),
-        (CutB, Undo::Move, 0, |_| {}, "Refeed"),
-        (CutB, Undo::Move, 0, |o| set(o, "S1", 1, 0), "again"),
-        (CutB, Undo::Move, 0, |o| set(o, "S2", 1, 0), "again"),
-        (CutA, Undo::Move, 0, |o| set(o, "S2", 1, 0), "Refeed"),
         (CutB, Undo::MoveRest, 0, |o| set(o, "S2", 1, 0), "again"),
         (CutB, Undo::MoveRest, 0, |_| {}, "Remove"),
         (Parked, Undo::Return, 0, |o| set(o, "Q", 0, 1), "Remove"),
@@ -223,7 +221,7 @@ fn it_is_said_what_is_waited_for() {
 #[test]
 fn where_nobody_is_left_the_operator_moves_the_rest_itself() {
     let rows: [(Undo, u64, Spoil, &str); 5] = [
-        (Undo::Purge, 0, without_source, "Move"),
+        (Undo::Purge, 0, without_source, "Refeed"),
         (Undo::Settle, LINGER, without_source, "MoveRest"),
         (Undo::Settle, LINGER - 1, |o| set(o, "S2", 1, 0), "waits"),
         (Undo::Refeed, 0, without_source, "Settle"),
@@ -258,22 +256,20 @@ fn a_feed_past_the_gate_is_unbound_and_kept_in_mind() {
     }
 }
 
+fn heir(listens: bool) -> Heir {
+    Heir { pod: "consumer-1".into(), uid: "heir".into(), container_id: "c9".into(), listens }
+}
+
 #[test]
 fn an_heir_must_listen_and_is_waited_for_only_so_long() {
     let limit = Settings::default().deadlines.heir;
     let rows: [(Undo, &str); 5] = [
-        (Undo::WorkOff, "Move"),
+        (Undo::WorkOff, "Refeed"),
         (Undo::Rework, "MoveRest"),
         (Undo::Return, "Remove"),
         (Undo::Regather, "Sweep"),
         (Undo::Continue, "Sweep"),
     ];
-    let heir = |listens: bool| Heir {
-        pod: "consumer-1".into(),
-        uid: "heir".into(),
-        container_id: "c9".into(),
-        listens,
-    };
     for (resume, alone) in rows {
         let state = back(Reached::CutB, &Undo::Heir(Box::new(resume.clone())), false);
         for deaf in [None, Some(heir(false))] {
@@ -305,13 +301,7 @@ fn no_target_has_consumed_the_queue_before_the_checkpoint() {
         if let Phase::Unwinding { during: at, .. } = &mut state.phase {
             *at = during;
         }
-        let heir = Heir {
-            pod: "consumer-1".into(),
-            uid: "heir".into(),
-            container_id: "c9".into(),
-            listens: true,
-        };
-        let after = go(&state, 0, |o| o.heir = Some(heir)).phase;
+        let after = go(&state, 0, |o| o.heir = Some(heir(true))).phase;
         assert!(matches!(after, Phase::Unwinding { reached, .. } if reached == expected));
     }
 }
