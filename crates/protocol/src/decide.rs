@@ -9,7 +9,7 @@ use crate::phase::{
 };
 use crate::spec::{ReplayMode, Settings, Spec};
 use crate::time::Time;
-use crate::{handoff, hop, pending, sequential, still, switch, unwind};
+use crate::{handoff, hop, pending, sequential, set_back, still, switch, unwind};
 
 /// Wake-up in milliseconds while the broker does not answer.
 const BLIND: u64 = 100;
@@ -122,6 +122,10 @@ pub fn decide(
     seen: &Observation,
     now: Time,
 ) -> Decision {
+    if let Some(state) = set_back::set_back(state, seen, now) {
+        let waiting = "what was due by a clock that has been set back".to_owned();
+        return Decision { state, effects: Vec::new(), wake: Some(0), waiting };
+    }
     let todo = effects(spec, &state.phase);
     let next = match preempted(spec, state, seen) {
         Some(failure) => Next::Fail(failure),

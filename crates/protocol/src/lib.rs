@@ -29,6 +29,7 @@ pub mod pending;
 pub mod phase;
 mod remove;
 mod sequential;
+mod set_back;
 pub mod spec;
 pub mod step;
 mod still;

@@ -287,7 +287,7 @@ pub(crate) fn effects(plan: &Plan, step: SwitchStep) -> Vec<Effect> {
             _ => vec![Effect::Adopt, leave(plan)],
         },
         SwitchStep::Retire(_) => std::iter::once(Effect::Retire)
-            .chain(plan.keeps_name().then_some(Effect::Release))
+            .chain((plan.keeps_name() || plan.pin == Pin::Yes).then_some(Effect::Release))
             .collect(),
         SwitchStep::Remove(..) => both_hops(plan),
     }

@@ -32,6 +32,7 @@ mod park;
 mod pin;
 mod refused;
 mod sequential;
+mod set_back;
 mod turn;
 mod way_back;
 
