@@ -1,5 +1,6 @@
 //! Admission: while a StatefulSet's pod is on its way, its name is kept for the copy
-//! (`docs/adr/0003-the-operator-creates-the-copy.md`).
+//! (`docs/adr/0003-the-operator-creates-the-copy.md`), and while a Deployment is pinned, its new ReplicaSet
+//! makes no pod beside the copy (`docs/adr/0004-pinned-by-a-replica-set.md`).
 //!
 //! A `ValidatingAdmissionPolicy` of the migration's own denies everybody else the creation of that one
 //! pod. The API server enforces it whether or not an operator runs, and it concerns no other pod.
@@ -30,7 +31,7 @@ use shadow_protocol::phase::{Image, Plan};
 
 use crate::act::{Hands, Outcome, exists, kube_trouble, not_found};
 use crate::observe::chain;
-use crate::target_pod::{FINALIZER_COPY, TargetPlan, copy, is_of, restored_copy};
+use crate::target_pod::{FINALIZER_COPY, OWNERS_LABEL, TargetPlan, copy, is_of, restored_copy};
 use crate::transfer_job::owners;
 
 /// Who writes the policy, for server-side apply.
@@ -68,17 +69,41 @@ fn template_name(pod: &str) -> String {
     format!("shadow-{pod}")
 }
 
+/// That a label of the object has this value.
+fn labelled(key: &str, value: &str) -> String {
+    let labels = "object.metadata.labels";
+    format!("has({labels}) && '{key}' in {labels} && {labels}['{key}'] == '{value}'")
+}
+
 /// Denies the creation of the pod `name` to all but the migration.
 fn policy(migration: &StatefulMigration, name: &str) -> ValidatingAdmissionPolicy {
     let (namespace, ours) = (migration.namespace().unwrap_or_default(), migration.name_any());
-    let labels = "object.metadata.labels";
-    let own = format!(
-        "has({labels}) && '{LABEL_MIGRATION}' in {labels} && {labels}['{LABEL_MIGRATION}'] == '{ours}'"
-    );
     let message = format!(
         "pod {name} is being moved by StatefulMigration {namespace}/{ours}, which keeps its name for \
          the copy; it gives the name free when it ends"
     );
+    let named = format!("object.metadata.name == '{name}'");
+    denial(migration, &named, &labelled(LABEL_MIGRATION, &ours), message)
+}
+
+/// Denies everybody the creation of pods with this hash of a template.
+fn no_other(migration: &StatefulMigration, hash: &str) -> ValidatingAdmissionPolicy {
+    let (namespace, ours) = (migration.namespace().unwrap_or_default(), migration.name_any());
+    let message = format!(
+        "the ReplicaSet is to adopt the pod that StatefulMigration {namespace}/{ours} has moved, and makes \
+         no other until it has"
+    );
+    denial(migration, &labelled(OWNERS_LABEL, hash), "false", message)
+}
+
+/// Denies the creation of pods that `concerned` is true of, unless `allowed` is.
+fn denial(
+    migration: &StatefulMigration,
+    concerned: &str,
+    allowed: &str,
+    message: String,
+) -> ValidatingAdmissionPolicy {
+    let namespace = migration.namespace().unwrap_or_default();
     ValidatingAdmissionPolicy {
         metadata: metadata(migration),
         spec: Some(ValidatingAdmissionPolicySpec {
@@ -102,10 +127,10 @@ fn policy(migration: &StatefulMigration, name: &str) -> ValidatingAdmissionPolic
             }),
             match_conditions: Some(vec![MatchCondition {
                 name: "the-pod-that-moves".to_owned(),
-                expression: format!("object.metadata.name == '{name}'"),
+                expression: concerned.to_owned(),
             }]),
             validations: Some(vec![Validation {
-                expression: own,
+                expression: allowed.to_owned(),
                 message: Some(message),
                 reason: Some("Forbidden".to_owned()),
                 ..Validation::default()
@@ -144,11 +169,32 @@ impl Hands<'_> {
     pub(crate) async fn hold(&self) -> Result<Outcome, Trouble> {
         let plan = self.plan()?;
         let template = self.written_down(plan).await?;
+        let mut pod = Pod {
+            metadata: template.metadata.unwrap_or_default(),
+            spec: template.spec,
+            status: None,
+        };
+        pod.metadata.name = Some(plan.target_pod.clone());
+        pod.metadata.labels.get_or_insert_default().remove(LABEL_MIGRATION);
+        self.denied(policy(self.migration, &plan.target_pod), &pod).await
+    }
+
+    /// Has the API server deny everybody the creation of pods with this hash of a template, of which `pod` is
+    /// one. Done when it does.
+    pub(crate) async fn deny_others(&self, hash: &str, pod: &Pod) -> Result<Outcome, Trouble> {
+        self.denied(no_other(self.migration, hash), pod).await
+    }
+
+    async fn denied(
+        &self,
+        policy: ValidatingAdmissionPolicy,
+        pod: &Pod,
+    ) -> Result<Outcome, Trouble> {
         let policies: Api<ValidatingAdmissionPolicy> = Api::all(self.cluster.client.clone());
         let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(self.cluster.client.clone());
-        applied(&policies, &policy(self.migration, &plan.target_pod)).await?;
+        applied(&policies, &policy).await?;
         applied(&bindings, &binding(self.migration)).await?;
-        self.heeded(plan, template).await
+        self.heeded(pod).await
     }
 
     /// Has no other migration move the pod, which must not even be checkpointed twice at a time.
@@ -224,20 +270,13 @@ impl Hands<'_> {
 
     /// The API server hears of a new policy after a moment: until it does, it would let anybody's
     /// pod pass. A pod that must not be created is asked for, and nothing of it is kept.
-    async fn heeded(&self, plan: &Plan, template: PodTemplateSpec) -> Result<Outcome, Trouble> {
-        let mut pod = Pod {
-            metadata: template.metadata.unwrap_or_default(),
-            spec: template.spec,
-            status: None,
-        };
-        pod.metadata.name = Some(plan.target_pod.clone());
-        pod.metadata.labels.get_or_insert_default().remove(LABEL_MIGRATION);
+    async fn heeded(&self, pod: &Pod) -> Result<Outcome, Trouble> {
         let try_out = PostParams { dry_run: true, ..PostParams::default() };
         let name = policy_name(self.migration);
         let mut answer = "it lets the pod pass".to_owned();
         let looks = async {
             loop {
-                match self.pods().create(&try_out, &pod).await {
+                match self.pods().create(&try_out, pod).await {
                     Err(kube::Error::Api(status)) if status.message.contains(&name) => return,
                     Err(error) => answer = chain(&error),
                     Ok(_) => {}
@@ -248,9 +287,9 @@ impl Hands<'_> {
         tokio::time::timeout(HEEDED, looks).await.map(|()| Outcome::Done).map_err(|_| Trouble {
             reason: "NameNotKept".to_owned(),
             message: format!(
-                "have the API server keep the name of pod {}: it does not heed \
+                "have the API server deny everybody else pod {}: it does not heed \
                  ValidatingAdmissionPolicy {name} after {} s: {answer}",
-                plan.target_pod,
+                pod.name_any(),
                 HEEDED.as_secs()
             ),
             permanent: false,
@@ -292,12 +331,7 @@ impl Hands<'_> {
 
     /// Undoes [`Hands::hold`].
     pub(crate) async fn release(&self) -> Result<Outcome, Trouble> {
-        let name = policy_name(self.migration);
-        let client = &self.cluster.client;
-        let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
-        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
-        deleted(&bindings, "ValidatingAdmissionPolicyBinding", &name).await?;
-        deleted(&policies, "ValidatingAdmissionPolicy", &name).await?;
+        self.allow().await?;
         let template = template_name(&self.plan()?.origin().source_pod);
         match self.template(&template).await? {
             Some(found) if self.owns(&found).is_ok() => {
@@ -307,6 +341,16 @@ impl Hands<'_> {
             _ => {}
         }
         Ok(Outcome::Done)
+    }
+
+    /// Undoes [`Hands::deny_others`].
+    pub(crate) async fn allow(&self) -> Result<(), Trouble> {
+        let name = policy_name(self.migration);
+        let client = &self.cluster.client;
+        let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
+        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
+        deleted(&bindings, "ValidatingAdmissionPolicyBinding", &name).await?;
+        deleted(&policies, "ValidatingAdmissionPolicy", &name).await
     }
 
     /// A copy's object stays until nobody needs to see any more what became of it.

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! pause + new template   one write: no rollout begins in between
-//! label the target       before its ReplicaSet is there, or that would make a pod of its own
+//! label the target       before its ReplicaSet is there, or that would want a pod of its own
+//! deny others            pods with that label: its ReplicaSet may hear of the target late
 //! create the ReplicaSet  its controller adopts the target, the Deployment's takes it over
 //! unpause                only when both are seen: the source's ReplicaSet goes to 0
 //! ```
@@ -32,9 +33,11 @@ use crate::target_pod::{OWNERS_LABEL, labels_at_switch};
 pub(crate) const PAUSED_BY: &str = "migration.ms2m.io/paused-by";
 /// By which the Deployment's controller numbers the ReplicaSets that it has taken for its own.
 const REVISION: &str = "deployment.kubernetes.io/revision";
-/// Pods and ReplicaSets reach the controller over two watches: the label must be the first. Meanwhile
-/// the source is looked at so often, so many times.
-const SETTLES: (Duration, u32) = (Duration::from_millis(10), 100);
+/// Pods and ReplicaSets reach the controller over two watches: the label must be the first. Where the API server
+/// can't deny its ReplicaSet a pod, so much time is left for that.
+const SETTLES: Duration = Duration::from_secs(1);
+/// Between two looks at the source meanwhile.
+const GLANCE: Duration = Duration::from_millis(10);
 /// How often, and how many times, what controllers do is looked for before the effect is tried again.
 const LOOKS: (Duration, u32) = (Duration::from_millis(100), 20);
 
@@ -226,6 +229,7 @@ impl Hands<'_> {
             let hash = &set.data["spec"]["template"]["metadata"]["labels"][OWNERS_LABEL];
             self.label(json!({ OWNERS_LABEL: hash })).await?;
         }
+        self.allow().await?;
         self.restore(name, source_set).await?;
         let why = "somebody has deleted the pod's source meanwhile, and its ReplicaSet replaces it";
         Ok(Outcome::NotPinned(not_pinned(name, why)))
@@ -241,11 +245,10 @@ impl Hands<'_> {
         let set = self.new_set(&deployment.name_any());
         if self.read::<ReplicaSet>(&set).await?.is_none() {
             self.label(self.new_labels(deployment)?).await?;
-            for _ in 0..SETTLES.1 {
-                if self.source_is_going() {
-                    return Ok(false);
-                }
-                tokio::time::sleep(SETTLES.0).await;
+            tokio::select! {
+                biased;
+                () = self.source_goes() => return Ok(false),
+                heard = self.hear_of_the_target(deployment) => heard?,
             }
             if !committed && matches!(self.adoption().await?, Adoption::Never) {
                 return Err(wait(format!("target pod {} has ended", plan.target_pod)));
@@ -260,12 +263,37 @@ impl Hands<'_> {
         }
         self.until(Expected::TakenOver(&set)).await?;
         self.until(Expected::Adopted { by: &set, or_nobody: committed }).await?;
+        self.allow().await?;
         Ok(true)
+    }
+
+    async fn source_goes(&self) {
+        while !self.source_is_going() {
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    /// A pod that the new ReplicaSet made beside the target would consume its queue.
+    async fn hear_of_the_target(&self, deployment: &DynamicObject) -> Result<(), Trouble> {
+        if !self.options.protocol.admission {
+            tokio::time::sleep(SETTLES).await;
+            return Ok(());
+        }
+        let template = replica_set(deployment, &deployment.data["spec"]["template"], &self.uid());
+        let mut pod = template.data["spec"]["template"].clone();
+        pod["metadata"]["name"] = json!(format!("{}-denied", template.name_any()));
+        let pod: Pod = serde_json::from_value(pod).map_err(|error| Trouble {
+            reason: "Pinning".to_owned(),
+            message: format!("read the template of Deployment {}: {error}", deployment.name_any()),
+            permanent: false,
+        })?;
+        self.deny_others(&hash(&self.uid()), &pod).await.map(|_| ())
     }
 
     /// The template of the source's ReplicaSet again, then the new ReplicaSet goes, and what it has.
     pub(crate) async fn unpin(&self) -> Result<Outcome, Trouble> {
         let (name, source_set) = self.deployment()?;
+        self.allow().await?;
         self.restore(name, source_set).await?;
         let set = self.new_set(name);
         let params = DeleteParams {

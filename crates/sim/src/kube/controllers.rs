@@ -1,7 +1,7 @@
 //! The controllers that make and unmake pods: scheduler, node lifecycle, ReplicaSets, StatefulSets.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -105,18 +105,50 @@ pub(super) fn node_lifecycle(
     wake
 }
 
-/// Adopts, releases, creates and deletes as the ReplicaSet controller does.
-pub(super) fn replica_sets(store: &mut Store) {
+/// Pods as the ReplicaSets' controller sees them while its watch of them has ended: what was there then. What
+/// it creates meanwhile it does not see, and waits for.
+pub(super) struct Late {
+    pub(super) until: Time,
+    pods: Vec<(Key, Object)>,
+    expected: BTreeSet<Key>,
+}
+
+impl Late {
+    pub(super) fn now(store: &Store, until: Time) -> Self {
+        Self { until, pods: objects(store, "pods"), expected: BTreeSet::new() }
+    }
+}
+
+/// Adopts, releases, creates and deletes as the ReplicaSet controller does. Returns when it tries again to
+/// create what was denied.
+pub(super) fn replica_sets(
+    store: &mut Store,
+    policies: &Policies,
+    mut late: Option<&mut Late>,
+    now: Time,
+) -> Option<Time> {
+    let mut again = None;
     for (key, set) in objects(store, "replicasets") {
         if terminating(&set) {
             continue;
         }
-        let mine = claim(store, &key, &set, |_| true);
+        let pods = late.as_ref().map_or_else(|| objects(store, "pods"), |it| it.pods.clone());
+        let mine = claim(store, pods, &key, &set, |_| true);
         let mut active: Vec<&Object> = mine.iter().filter(|pod| self::active(pod)).collect();
         let wanted = usize::try_from(number(&set, "/spec/replicas").unwrap_or(1)).unwrap_or(0);
-        for _ in active.len()..wanted {
-            let pod = from_template(&set, &set["spec"]["template"]);
-            let _ = store.create("pods", &key.namespace, pod);
+        let missing = wanted.saturating_sub(active.len());
+        if missing > 0 && late.as_mut().is_none_or(|it| it.expected.insert(key.clone())) {
+            for _ in 0..missing {
+                let pod = from_template(&set, &set["spec"]["template"]);
+                if policies.admit("pods", &key.namespace, &pod).is_err() {
+                    again = Some(Time(now.0 + TRIED_AGAIN));
+                    if let Some(late) = &mut late {
+                        late.expected.remove(&key);
+                    }
+                } else {
+                    let _ = store.create("pods", &key.namespace, pod);
+                }
+            }
         }
         active.sort_by_key(|pod| surplus_rank(pod));
         for pod in active.iter().take(active.len().saturating_sub(wanted)) {
@@ -131,6 +163,7 @@ pub(super) fn replica_sets(store: &mut Store) {
         });
         store.modify(&key, |set| set["status"] = status);
     }
+    again
 }
 
 /// Who is deleted first: not on a node, not running, not ready, cheapest, ready for the shortest
@@ -161,21 +194,18 @@ fn surplus_rank(pod: &Value) -> impl Ord + use<> {
     )
 }
 
-/// The pods that `owner` controls, after it has adopted those that match its selector, bear a name of
+/// Those of `pods` that `owner` controls, after it has adopted those that match its selector, bear a name of
 /// its own and have no controller, and let go those that no longer do.
 fn claim(
     store: &mut Store,
+    pods: Vec<(Key, Object)>,
     owner_key: &Key,
     owner: &Value,
     own: impl Fn(&Value) -> bool,
 ) -> Vec<Object> {
     let selector = &owner["spec"]["selector"];
-    let pods: Vec<(Key, Object)> = objects(store, "pods")
-        .into_iter()
-        .filter(|(key, _)| key.namespace == owner_key.namespace)
-        .collect();
     let mut mine = Vec::new();
-    for (key, pod) in pods {
+    for (key, pod) in pods.into_iter().filter(|(key, _)| key.namespace == owner_key.namespace) {
         let matches = selects(selector, map(&pod, "/metadata/labels")) && own(&pod);
         match controller(&pod) {
             Some(by) if by == uid(owner) && matches => mine.push(pod),
@@ -228,7 +258,8 @@ pub(super) fn stateful_sets(store: &mut Store, policies: &Policies, now: Time) -
         let ordinal = |pod: &Value| -> Option<i64> {
             name(pod).strip_prefix(&format!("{}-", key.name))?.parse().ok()
         };
-        let mine = claim(store, &key, &set, |pod| ordinal(pod).is_some());
+        let pods = objects(store, "pods");
+        let mine = claim(store, pods, &key, &set, |pod| ordinal(pod).is_some());
         for at in 0..wanted {
             let found = mine.iter().find(|pod| ordinal(pod) == Some(at));
             let ready = match found {

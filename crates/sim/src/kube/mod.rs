@@ -89,6 +89,7 @@ struct Inner {
     applications: Box<dyn Application>,
     faults: Box<dyn Faults>,
     policies: Policies,
+    late: Option<controllers::Late>,
     calls: BTreeMap<CallId, u64>,
     requests: u64,
     jobs: Memory,
@@ -108,14 +109,16 @@ impl Inner {
         let store = &mut self.store;
         controllers::schedule(store);
         deployments::deployments(store);
-        controllers::replica_sets(store);
+        self.late.take_if(|late| late.until <= now);
+        let late = self.late.as_ref().map(|late| late.until);
+        let refused = controllers::replica_sets(store, &self.policies, self.late.as_mut(), now);
         let heeded = self.policies.tick(store, now);
         let denied = controllers::stateful_sets(store, &self.policies, now);
         let jobs = jobs::jobs(store, &mut self.jobs, now);
         let kubelets = self.kubelets.tick(store, &mut *self.applications, now);
         let nodes = controllers::node_lifecycle(store, &mut self.gone_nodes, now);
         store.collect_garbage();
-        [jobs, kubelets, nodes, heeded, denied].into_iter().flatten().min()
+        [jobs, kubelets, nodes, heeded, denied, refused, late].into_iter().flatten().min()
     }
 }
 
@@ -143,6 +146,7 @@ impl Kube {
             applications,
             faults: Box::new(NoFaults),
             policies: Policies::default(),
+            late: None,
             calls: BTreeMap::new(),
             requests: 0,
             jobs: Memory::new(),
@@ -286,6 +290,13 @@ impl Kube {
     /// From now on `faults` decides about every request.
     pub fn set_faults(&self, faults: Box<dyn Faults>) {
         self.with(|inner| inner.faults = faults);
+    }
+
+    /// The ReplicaSets' controller sees no more of pods than what is there now, for so long.
+    pub fn hide_pods(&self, lasts: u64) {
+        let mut inner = self.0.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = Time(clock::now().0 + lasts);
+        inner.late = Some(controllers::Late::now(&inner.store, until));
     }
 
     /// Ends the watches of a kind, or all of them.

@@ -80,11 +80,15 @@ fn matches(policy: &Value, plural: &str, namespace: &str, object: &Value) -> boo
     });
     let named = format!("object.metadata.name == '{}'", name(object));
     let conditions = list(policy, "/spec/matchConditions");
-    here && creates && conditions.iter().all(|it| text(it, "/expression") == named)
+    let concerns = |expression: &str| expression == named || own(expression, object) == Ok(true);
+    here && creates && conditions.iter().all(|it| concerns(text(it, "/expression")))
 }
 
-/// Whether `expression`, which asks for one label's value, holds of `object`.
+/// Whether `expression`, which asks for one label's value or is a plain no, holds of `object`.
 fn own(expression: &str, object: &Value) -> Result<bool, Refusal> {
+    if expression == "false" {
+        return Ok(false);
+    }
     let last = expression.rsplit(" && ").next().unwrap_or_default();
     let asked = last
         .strip_prefix("object.metadata.labels['")

@@ -93,6 +93,14 @@ impl Shop {
                         shop.isolate(lasts).await;
                     });
                 }
+                Fault::PodsSeenLate(at, lasts) => {
+                    tokio::spawn(async move {
+                        sleep(Duration::from_millis(at)).await;
+                        shop.note(|| format!("FAULT pods are seen {lasts} ms later"));
+                        shop.kube.hide_pods(lasts);
+                        shop.kube.poke();
+                    });
+                }
                 Fault::LeaseDeleted(at) => {
                     tokio::spawn(async move {
                         sleep(Duration::from_millis(at)).await;

@@ -82,6 +82,9 @@ pub enum Fault {
     Isolated(u64, u64),
     /// Somebody deletes the Lease of the operator that leads.
     LeaseDeleted(u64),
+    /// The ReplicaSets' controller sees no more of pods than what is there then, for so long: the watch of them
+    /// comes back later than that of ReplicaSets when the API server was away.
+    PodsSeenLate(u64, u64),
     /// Somebody takes the object's finalizer away and deletes it, at this time.
     Forced(u64),
     /// The same, and in that moment one of the same name is created.
@@ -168,6 +171,7 @@ fn fault(rng: &mut Rng, hops: u64) -> Fault {
             if rng.bool() { Fault::ApiDown(at, lasts) } else { Fault::Isolated(at, lasts) }
         }
         8 if rng.u8(..5) == 0 => Fault::LeaseDeleted(early(rng, DURATION)),
+        8 if rng.u8(..3) == 0 => Fault::PodsSeenLate(early(rng, DURATION), rng.u64(100..20_000)),
         8 => Fault::WatchesCut(early(rng, DURATION)),
         _ => {
             let (targets, at) = (rng.u8(..3) > 0, early(rng, DURATION));
