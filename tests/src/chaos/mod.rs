@@ -246,7 +246,9 @@ impl Trial {
         } else {
             "it did not happen".to_owned()
         };
-        stage.spoilt |= judged.fresh || !row.is_good();
+        // What a node that was booted has to say to Services comes late.
+        let booted = matches!(self.fault, Fault::PowerOff(_));
+        stage.spoilt |= judged.fresh || booted || !row.is_good();
         stage.jumped |= matches!(self.fault, Fault::ClockJumps(_));
         Ok(row)
     }
@@ -278,7 +280,7 @@ impl Trial {
                 let place = match self.phase {
                     Some("Checkpointing") => "checkpointing/install/0",
                     Some("Restoring") => "restoring/order/0",
-                    _ => "finalizing/announce/0",
+                    _ => "finalizing/open/0",
                 };
                 let by = seconds * 1_000;
                 annotations["failpoint.ms2m.io/clock"] = json!(format!("{by} {place}"));
