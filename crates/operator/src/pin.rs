@@ -21,13 +21,18 @@ use kube::api::{
 };
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::{Value, json};
-use shadow_protocol::observation::{Owner, Rollout, Trouble};
+use shadow_protocol::observation::{Owner, Trouble};
 use shadow_protocol::pending::{not_pinned, obstacle};
 use shadow_protocol::phase::{Phase, Plan, SwitchStep};
 
 use crate::act::{Hands, Outcome, exists, kube_trouble, not_found};
 use crate::affinity::{HOST_NAME, pinned, pinned_by, unpinned};
 use crate::target_pod::{OWNERS_LABEL, labels_at_switch};
+
+mod rollout;
+
+pub use rollout::rollout_of;
+use rollout::{api, is_observed, read, rollout, same_template, template};
 
 /// Annotation of a Deployment that is paused for the moment: the migration's UID.
 pub(crate) const PAUSED_BY: &str = "migration.ms2m.io/paused-by";
@@ -41,20 +46,6 @@ const GLANCE: Duration = Duration::from_millis(10);
 /// How often, and how many times, what controllers do is looked for before the effect is tried again.
 const LOOKS: (Duration, u32) = (Duration::from_millis(100), 20);
 
-/// The Deployment `name`, as far as it says whether its template can be changed and nobody restarts.
-pub async fn rollout_of(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-    replica_set: &str,
-) -> Result<Option<Rollout>, Trouble> {
-    let Some(deployment) = read::<Deployment>(client, namespace, name).await? else {
-        return Ok(None);
-    };
-    let set = read::<ReplicaSet>(client, namespace, replica_set).await?;
-    Ok(Some(rollout(&deployment, set.as_ref())))
-}
-
 /// Whether the migration with this `uid` has made the ReplicaSet that pins `plan`'s Deployment.
 pub async fn is_pinned(
     client: &Client,
@@ -65,52 +56,6 @@ pub async fn is_pinned(
     let Owner::Deployment { deployment, .. } = &plan.owner else { return Ok(false) };
     let set = read::<ReplicaSet>(client, namespace, &set_name(deployment, uid)).await?;
     Ok(set.is_some())
-}
-
-fn api<K: Resource<DynamicType = ()>>(client: &Client, namespace: &str) -> Api<DynamicObject> {
-    Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<K>(&()))
-}
-
-async fn read<K: Resource<DynamicType = ()>>(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-) -> Result<Option<DynamicObject>, Trouble> {
-    let found = api::<K>(client, namespace).get_opt(name).await;
-    found.map_err(|error| kube_trouble(&format!("read {}", K::kind(&())), name, &error))
-}
-
-fn rollout(deployment: &DynamicObject, set: Option<&DynamicObject>) -> Rollout {
-    let (spec, status) = (&deployment.data["spec"], &deployment.data["status"]);
-    let count = |value: &Value| value.as_i64().unwrap_or(0);
-    let seen = count(&status["observedGeneration"]) >= deployment.metadata.generation.unwrap_or(0);
-    let same = set.is_some_and(|set| same_template(&template(set), &spec["template"]));
-    let all = count(&status["replicas"]) == count(&status["updatedReplicas"]);
-    Rollout {
-        replicas: u32::try_from(spec["replicas"].as_i64().unwrap_or(1)).unwrap_or(0),
-        paused: spec["paused"] == true,
-        complete: seen && same && all,
-    }
-}
-
-/// A ReplicaSet's template as its Deployment has it.
-fn template(set: &DynamicObject) -> Value {
-    let mut template = set.data["spec"]["template"].clone();
-    if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
-        labels.remove(OWNERS_LABEL);
-    }
-    template
-}
-
-/// Some servers write a creation time of null.
-fn same_template(a: &Value, b: &Value) -> bool {
-    let plain = |template: &Value| {
-        let mut template = template.clone();
-        let metadata = template.get_mut("metadata").and_then(Value::as_object_mut);
-        metadata.and_then(|metadata| metadata.remove("creationTimestamp"));
-        template
-    };
-    plain(a) == plain(b)
 }
 
 /// Letters and digits of the migration's UID: like a template's digest, and no template's.
@@ -162,6 +107,9 @@ enum Adoption {
 /// What the controllers do in their own time.
 #[derive(Clone, Copy)]
 enum Expected<'a> {
+    /// The Deployment's controller has seen its new template: by the old one it would take the new ReplicaSet for
+    /// one of before, and scale it to 0.
+    Observed(&'a str),
     /// The Deployment's controller has seen this ReplicaSet, and makes none of its own.
     TakenOver(&'a str),
     /// This ReplicaSet's controller has seen the target, or there is nobody to be seen.
@@ -275,6 +223,7 @@ impl Hands<'_> {
 
     /// A pod that the new ReplicaSet made beside the target would consume its queue.
     async fn hear_of_the_target(&self, deployment: &DynamicObject) -> Result<(), Trouble> {
+        self.until(Expected::Observed(&deployment.name_any())).await?;
         if !self.options.protocol.admission {
             tokio::time::sleep(SETTLES).await;
             return Ok(());
@@ -461,6 +410,7 @@ impl Hands<'_> {
             tokio::time::sleep(LOOKS.0).await;
         }
         let what = match expected {
+            Expected::Observed(name) => format!("the controller of Deployment {name} to see it"),
             Expected::TakenOver(set) => format!("the Deployment to take over ReplicaSet {set}"),
             Expected::Adopted { by, .. } => format!("ReplicaSet {by} to adopt the target pod"),
             Expected::Emptied(set) => format!("ReplicaSet {set} to be scaled to 0"),
@@ -470,6 +420,10 @@ impl Hands<'_> {
 
     async fn is_so(&self, expected: Expected<'_>) -> Result<bool, Trouble> {
         Ok(match expected {
+            Expected::Observed(name) => {
+                let found = self.read::<Deployment>(name).await?;
+                found.is_none_or(|it| is_observed(&it))
+            }
             Expected::TakenOver(set) => {
                 let set = self.read::<ReplicaSet>(set).await?;
                 set.is_some_and(|set| set.annotations().contains_key(REVISION))

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shadow_api::StatefulMigration;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 pub use fault::{End, Fault};
@@ -218,6 +219,8 @@ impl Trial {
             ..Row::default()
         };
         let mut seen = Seen::new(&begun);
+        let ending = matches!(self.fault, Fault::PodDeleted(End::Source));
+        let listening = ending.then(|| tokio::spawn(begun.listen()));
         let generation = stage.generation().await?;
         let started = Instant::now();
         match &scene.migration {
@@ -233,6 +236,7 @@ impl Trial {
         }
         // A node that was booted is another machine.
         stage.cluster = Cluster::connect().await?;
+        listening.inspect(JoinHandle::abort);
         let judged = begun.judge(&stage.cluster, seen.watched.pause_ms).await?;
         row.leftovers = stage.leftovers(scene.migration.as_deref()).await?;
         let happened = match self.fault {
