@@ -13,6 +13,7 @@ COUNTS = (
     "gaps",
     "inversions",
     "redelivered",
+    "redelivered_duplicates",
     "republished",
     "republished_duplicates",
 )
@@ -87,6 +88,7 @@ class Publisher:
         self.counts["redelivered"] += bool(redelivered)
         self.counts["republished"] += republication > 0
         self.counts["duplicated"] += not new_on_wire
+        self.counts["redelivered_duplicates"] += bool(redelivered) and not new_on_wire
         self.counts["republished_duplicates"] += new_on_wire and not new
         self.counts["inversions"] += new and seq < self.highest
         self.highest = max(self.highest, seq)

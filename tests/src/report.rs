@@ -65,6 +65,8 @@ pub struct Messages {
     pub reordered: u64,
     /// Delivered more than once.
     pub redelivered: u64,
+    /// Of those applied more than once, the ones that were delivered more than once.
+    pub again: u64,
     /// Refused by the broker, or without an answer when a publisher's connection broke: sent again.
     pub republished: u64,
     /// Taken by the broker for nobody.
@@ -133,6 +135,7 @@ pub fn messages(producer: &Value, ledger: &Value) -> Messages {
     messages.duplicated = number(totals, "/duplicated");
     messages.reordered = number(totals, "/inversions");
     messages.redelivered = number(totals, "/redelivered");
+    messages.again = number(totals, "/redelivered_duplicates");
     messages
 }
 

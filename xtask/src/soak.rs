@@ -77,15 +77,16 @@ fn summary(spell: &Spell) -> ExitCode {
     let good = count(|row| row.is_good());
     println!(
         "{} of {} as they should be: {} Completed, {} rolled back; {} lost, {} duplicated, {} reordered, \
-         {} left over",
+         {} left over; {} delivered again by a broker that had not heard of them",
         good,
         spell.soak.migrations,
         count(|row| row.outcome == "Completed"),
         count(|row| row.outcome != "Completed"),
         sum(|row| row.lost),
-        sum(|row| row.duplicated),
+        sum(|row| row.duplicated.saturating_sub(row.again)),
         sum(|row| row.reordered),
         sum(|row| row.leftovers.len() as u64),
+        sum(|row| row.again),
     );
     let bytes = |measured: Option<u64>| measured.unwrap_or_default();
     let (ten, end) = (bytes(spell.memory_after_ten), bytes(spell.memory_in_the_end));

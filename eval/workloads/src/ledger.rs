@@ -48,6 +48,8 @@ pub struct Counts {
     pub inversions: u64,
     /// Deliveries that the broker flagged as redelivered.
     pub redelivered: u64,
+    /// Those of them that are in `duplicated`: it had been applied, and the broker has not heard of it.
+    pub redelivered_duplicates: u64,
     /// Applications of messages that the producer had sent again.
     pub republished: u64,
     /// Those of them whose original (or other republication) had been applied: the producer's
@@ -138,6 +140,7 @@ impl Publisher {
         counts.redelivered += u64::from(redelivered);
         counts.republished += u64::from(republication > 0);
         counts.duplicated += u64::from(!new_on_wire);
+        counts.redelivered_duplicates += u64::from(!new_on_wire && redelivered);
         counts.republished_duplicates += u64::from(new_on_wire && !new);
         counts.inversions += u64::from(new && seq < self.highest);
         self.highest = self.highest.max(seq);
@@ -158,6 +161,7 @@ impl Counts {
             gaps,
             inversions,
             redelivered,
+            redelivered_duplicates,
             republished,
             republished_duplicates,
         } = other;
@@ -166,6 +170,7 @@ impl Counts {
         self.gaps += gaps;
         self.inversions += inversions;
         self.redelivered += redelivered;
+        self.redelivered_duplicates += redelivered_duplicates;
         self.republished += republished;
         self.republished_duplicates += republished_duplicates;
     }

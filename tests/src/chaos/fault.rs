@@ -144,6 +144,11 @@ impl Fault {
         matches!(self, Self::ProcessKilled(end) | Self::PodDeleted(end) | Self::PowerOff(end) if source(end))
     }
 
+    /// The broker ends connections, or itself, and delivers again what it has not heard was applied.
+    pub fn delivers_again(&self) -> bool {
+        matches!(self, Self::BrokerRestarts | Self::MemoryAlarm | Self::CopyCut(..))
+    }
+
     /// It needs node agents, and transfer mode Direct.
     pub fn needs_agents(&self) -> bool {
         matches!(self, Self::AgentKilled(_))

@@ -146,6 +146,7 @@ fn messages(
         messages.duplicated += number(of, "/duplicated");
         messages.reordered += number(of, "/inversions");
         messages.redelivered += number(of, "/redelivered");
+        messages.again += number(of, "/redelivered_duplicates");
         let pairs = |applied: &Value| -> Vec<(u64, u64)> {
             let pairs = applied[id.as_str()].as_array().into_iter().flatten();
             pairs.map(|it| (number(it, "/0"), number(it, "/1"))).collect()

@@ -78,6 +78,9 @@ pub struct Row {
     pub reordered: u64,
     /// Delivered more than once.
     pub redelivered: u64,
+    /// Both applied and delivered more than once: the broker had not heard that it was applied.
+    #[serde(default)]
+    pub again: u64,
     /// Longest time in which messages waited and no copy applied one.
     pub pause_ms: u64,
     /// Probes without an answer.
@@ -105,7 +108,8 @@ impl Row {
     fn count(&mut self, judged: &Judged) {
         let m = &judged.messages;
         (self.lost, self.duplicated, self.reordered) = (m.lost, m.duplicated, m.reordered);
-        (self.redelivered, self.failed_probes) = (m.redelivered, judged.failed_probes);
+        (self.redelivered, self.again) = (m.redelivered, m.again);
+        self.failed_probes = judged.failed_probes;
         (self.pause_ms, self.fresh) = (judged.pause_ms, judged.fresh);
         self.probe_errors.clone_from(&judged.probe_errors);
     }
@@ -195,6 +199,7 @@ impl Trial {
             row.duplicated = row.duplicated.max(again.duplicated);
             row.reordered = row.reordered.max(again.reordered);
             row.redelivered = row.redelivered.max(again.redelivered);
+            row.again = row.again.max(again.again);
             row.pause_ms = row.pause_ms.max(again.pause_ms);
         }
         Ok(row)

@@ -38,6 +38,7 @@ fn oracle(history: &[&Event]) -> Counts {
         counts.republished += u64::from(event.republication > 0);
         if same_copy {
             counts.duplicated += 1;
+            counts.redelivered_duplicates += u64::from(event.redelivered);
         } else if same_seq {
             counts.republished_duplicates += 1;
         } else if before.iter().any(|old| old.seq > event.seq) {
