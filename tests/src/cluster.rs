@@ -154,12 +154,28 @@ impl Cluster {
                 set_env(container, name, value);
             }
         };
-        self.apply_file(&file("manager/manager.yaml"), edit).await?;
+        let manager = file("manager/manager.yaml");
+        if std::fs::read_to_string(&manager)?.contains("type: Recreate") {
+            self.leave_rolling_updates().await?;
+        }
+        self.apply_file(&manager, edit).await?;
         // The tag is the same after a rebuild: the pod has to be a new one.
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), "ms2m-system");
         pods.delete_collection(&DeleteParams::default().grace_period(1), &ListParams::default())
             .await?;
         self.wait_deployment("ms2m-system", "shadow-operator").await
+    }
+
+    /// Back to a version that is recreated: the API server has filled in how it is rolled, and nobody's manifest
+    /// takes that out again.
+    async fn leave_rolling_updates(&self) -> anyhow::Result<()> {
+        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), "ms2m-system");
+        let strategy = json!({ "type": "Recreate", "rollingUpdate": null });
+        let patch = Patch::Merge(json!({ "spec": { "strategy": strategy } }));
+        if deployments.get_opt("shadow-operator").await?.is_some() {
+            deployments.patch("shadow-operator", &PatchParams::default(), &patch).await?;
+        }
+        Ok(())
     }
 
     /// Installs the node agents from `config/`, on these nodes only, and waits until they are ready. The

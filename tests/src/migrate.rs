@@ -65,7 +65,8 @@ pub async fn follow(
     let mut last = String::from("nothing yet");
     let work = async {
         while let Some(object) = stream.next().await {
-            let object = object?;
+            // A definition that is replaced ends the watches of its objects; it begins anew.
+            let Ok(object) = object.inspect_err(|error| last = error.to_string()) else { continue };
             seen(&object).await?;
             let message = object.status.as_ref().and_then(|status| status.message.clone());
             last = format!("{}: {}", phase(&object), message.unwrap_or_default());

@@ -34,7 +34,10 @@ pub struct Row {
 impl Row {
     /// Nothing has happened to the messages, and nothing is left.
     pub fn is_good(&self) -> bool {
-        self.outcome == "Completed" && self.wrong == (0, 0, 0) && self.leftovers.is_empty()
+        // An operator of before knows nothing of it; the janitor of this one removes it.
+        let unknown = |left: &String| self.step.ends_with("base") && left.contains(".ms2m-wake.");
+        let clean = self.leftovers.iter().all(unknown);
+        self.outcome == "Completed" && self.wrong == (0, 0, 0) && clean
     }
 }
 
