@@ -7,6 +7,7 @@ mod run;
 mod simulate;
 mod transfer;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -87,7 +88,11 @@ fn told(result: anyhow::Result<ExitCode>) -> ExitCode {
 fn logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for people, not for what collects logs.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     if std::env::var("SHADOW_LOG").is_ok_and(|format| format == "json") {
         builder.json().init();
     } else {
