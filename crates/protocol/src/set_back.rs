@@ -18,7 +18,7 @@ pub(crate) fn set_back(state: &State, seen: &Observation, now: Time) -> Option<S
         late = true;
     }
     state.since = now;
-    late.then_some(state)
+    (late && !state.phase.is_final()).then_some(state)
 }
 
 /// Whatever is waited for counts from one of these.

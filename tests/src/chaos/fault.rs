@@ -146,7 +146,7 @@ impl Fault {
 
     /// The broker ends connections, or itself, and delivers again what it has not heard was applied.
     pub fn delivers_again(&self) -> bool {
-        matches!(self, Self::BrokerRestarts | Self::MemoryAlarm | Self::CopyCut(..))
+        matches!(self, Self::BrokerRestarts | Self::CopyCut(..))
     }
 
     /// It needs node agents, and transfer mode Direct.

@@ -15,8 +15,6 @@ use crate::{Error, Session as _};
 
 /// Messages under way at a time.
 const BATCH: u64 = 100;
-/// Somebody else is served first, and may be for long.
-const UNSERVED: Duration = Duration::from_millis(500);
 /// Between two batches.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -53,9 +51,7 @@ impl<M: Wire> MemorySession<M> {
                     tokio::time::sleep(DEADLINE).await;
                     return Err(self.timeout(attempted()));
                 }
-                Batch::Confirmed(None) if self.left(from)? == 0 || begun.elapsed() >= UNSERVED => {
-                    return Ok(());
-                }
+                Batch::Confirmed(None) if self.left(from)? == 0 => return Ok(()),
                 Batch::Confirmed(last) => {
                     // The moment at which a crash leaves the batch in both queues.
                     tokio::time::sleep(PAUSE).await;

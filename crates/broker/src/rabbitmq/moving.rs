@@ -68,7 +68,13 @@ impl RabbitSession {
         loop {
             let batch = collect(&mut consumer).await.map_err(|why| wire.failed(attempted, why))?;
             if batch.is_empty() {
-                return Ok(());
+                // Whoever asks for this deletes the queue next.
+                return match self.count(from).await? {
+                    Some(counts) if counts.ready > 0 => {
+                        Err(wire.failed(attempted, "another consumer of it is served first"))
+                    }
+                    _ => Ok(()),
+                };
             }
             self.hand_over(channel, &batch, to, attempted).await?;
             if self.count(from).await?.is_none_or(|counts| counts.ready == 0) {
@@ -81,7 +87,8 @@ impl RabbitSession {
         // A queue that is fed is never empty for long: what has been sent here by now is the last.
         let cancelling = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
         wire.run(attempted, cancelling).await?;
-        let rest: Vec<_> = consumer.collect().await;
+        let rest = tokio::time::timeout(UNSERVED, consumer.collect::<Vec<_>>()).await;
+        let rest = rest.map_err(|_| wire.timeout(attempted, UNSERVED))?;
         let rest: Result<Vec<Delivery>, _> = rest.into_iter().collect();
         let rest = rest.map_err(|why| wire.failed(attempted, why.to_string()))?;
         self.hand_over(channel, &rest, to, attempted).await

@@ -98,7 +98,6 @@ impl Shop {
                         sleep(Duration::from_millis(at)).await;
                         shop.note(|| format!("FAULT pods are seen {lasts} ms later"));
                         shop.kube.hide_pods(lasts);
-                        shop.kube.poke();
                     });
                 }
                 Fault::LeaseDeleted(at) => {
